@@ -1,0 +1,55 @@
+"""Where a tensor lives in the activation memory: the layout that compiler, executor and driver share.
+
+Channel c of a tensor lives in plane ``c // period`` and in the banks ``c % period + j * period`` for every copy j. Its
+pixel (y, x) is at word ``base + plane * plane_step + y * row_pitch + x`` of those banks. Words between the rows and
+around them may be padding, which belongs to the buffer and holds ``padding_value``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLayout:
+    """A placed int8 tensor.
+
+    Attributes
+    ----------
+    name: of the tensor in the network.
+    shape: (channels, height, width); a vector is (features, 1, 1).
+    scale, zero_point: real value = scale * (integer - zero_point).
+    base: word of channel 0, row 0, column 0.
+    row_pitch, plane_step: words from row to row and from plane to plane.
+    period: banks that one copy of the tensor occupies.
+    copies: how often it is stored, side by side over the banks.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    scale: float
+    zero_point: int
+    base: int
+    row_pitch: int
+    plane_step: int
+    period: int
+    copies: int
+
+    @property
+    def planes(self) -> int:
+        return -(-self.shape[0] // self.period)
+
+    def banks(self, channel: int) -> list[int]:
+        """Every bank that holds `channel`."""
+        return [channel % self.period + copy * self.period for copy in range(self.copies)]
+
+    def word(self, channel: int, y: int = 0, x: int = 0) -> int:
+        """Word address of a pixel in its banks."""
+        return self.base + channel // self.period * self.plane_step + y * self.row_pitch + x
+
+    def read(self, memory: NDArray[np.int8]) -> NDArray[np.int8]:
+        """The tensor (first copy) out of a whole activation memory of shape (banks, words)."""
+        channels, height, width = self.shape
+        c, y, x = np.ogrid[:channels, :height, :width]
+        return memory[c % self.period, self.base + c // self.period * self.plane_step + y * self.row_pitch + x]

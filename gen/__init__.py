@@ -1,0 +1,1 @@
+"""From network to program: front ends, graph, golden model, quantisation, mapper, assembler, command line."""

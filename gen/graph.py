@@ -1,0 +1,115 @@
+"""The one intermediate form: a graph of integer operators on placed-nowhere-yet int8 tensors.
+
+Front ends and compression produce it, the golden model executes it, the mapper turns it into a program. Arrays are
+NumPy; every number in it is exact.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.hw.numerics import Requantise
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An int8 activation tensor: real value = scale * (integer - zero_point).
+
+    ``shape`` is (channels, height, width) without the batch; a vector of n features is (n, 1, 1).
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Geometry of a convolution or pooling window; each pair is (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """(top, bottom, left, right)."""
+    dilation: tuple[int, int] = (1, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output for an input of `height` x `width` (floor, as PyTorch without ceil_mode)."""
+        top, bottom, left, right = self.padding
+        return (
+            (height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1,
+            (width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requantisation:
+    """From accumulator to output activation (`popshift.hw.numerics.requantise`), per output channel.
+
+    ``multiplier`` and ``shift`` have shape (channels,); the zero point is the output tensor's.
+    """
+
+    multiplier: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """``acc[m] = bias[m] + sum (x - zero_point_in) * weight``, then requantise. A fully connected layer is one whose kernel covers its input.
+
+    ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out channels,), without
+    the zero-point term, which the mapper folds in. Padding stands for the real value 0 (the zero point).
+    """
+
+    name: str
+    input: str
+    output: str
+    window: Window
+    weight: NDArray[np.int8]
+    bias: NDArray[np.int64]
+    requantisation: Requantisation
+
+
+class Pooling(StrEnum):
+    MAX = "max"
+    AVERAGE = "average"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """MAX: ``acc = max(x) - zero_point_in`` (padding never wins); AVERAGE: ``acc = sum(x - zero_point_in)`` over the whole window, padding
+    counting as real 0 (the divisor is in the requantisation). Then requantise.
+    """
+
+    name: str
+    input: str
+    output: str
+    window: Window
+    operation: Pooling
+    requantisation: Requantisation
+
+
+Operator = Convolution | Pool
+
+
+@dataclass(kw_only=True)
+class Graph:
+    """Operators in execution order over named tensors.
+
+    ``mode`` is the requantisation mode every multiplier in the graph was made for; it must be the configuration's.
+    """
+
+    mode: Requantise
+    inputs: list[str]
+    outputs: list[str]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    operators: list[Operator] = field(default_factory=list)
+
+    def consumers(self, tensor: str) -> list[Operator]:
+        """The operators that read `tensor`, in execution order."""
+        return [operator for operator in self.operators if operator.input == tensor]

@@ -1,0 +1,1 @@
+"""What becomes gates, and the contracts the gates define (configuration, numbers, instructions, packets)."""

@@ -1,0 +1,284 @@
+"""The configuration of an accelerator: one frozen, validated record, on disk as TOML.
+
+Everything derived from it (widths, word layouts, lane counts) is a property here, computed once; hardware, compiler,
+simulators and driver read it from here.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from popshift.hw import numerics
+from popshift.hw.errors import ConfigError
+from popshift.hw.numerics import Requantise
+
+PE_KINDS = ("mul",)
+DATAFLOWS = ("weight-stationary",)
+LINKS = ("stream", "uart")
+ADDRESS_BITS = 16
+"""Width of an activation address (a word over all banks), hence of the row offsets stored beside the weights."""
+
+# Fields that change what a program means or how long it takes; the others (name, clock, link, which multipliers) may differ between
+# the configuration a program was compiled for and the one that runs it.
+_NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcceleratorConfig:
+    """What to generate.
+
+    Attributes
+    ----------
+    name: how reports call it.
+    rows, cols: the array: activations enter by row, outputs leave by column. 1 .. 64 each.
+    tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the classical
+        systolic array, rows x 1 is a dot-product column with an adder tree.
+    pe_kinds: processing elements to build; ``mul`` = int8 x int8.
+    dataflow: ``weight-stationary``.
+    multiplier_stages: pipeline registers of every multiplier, 2 .. 4; the same on every technology.
+    dsp_multipliers: how many PEs may use a DSP block; the rest are built from LUTs. -1: as many as the device has.
+    activation_depth: words of the activation memory; a word is one byte in each of `rows` banks.
+    weight_depth: words of the weight memory; a word is one array row of weights with its address offset.
+    parameter_depth: words of the parameter memory; a word is bias, multiplier and shift of `post_lanes` channels.
+    program_depth: 32-bit words of the program memory.
+    accumulator_depth: output pixels in each of the two accumulator halves.
+    accumulator_width: bits, 32.
+    post_lanes: output channels requantised per cycle; divides rows and cols.
+    requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
+    performance_counters: build the stall counters (the cycle counter is always there).
+    link: ``uart`` or ``stream`` (bare byte stream, for simulation and for embedding).
+    baud: of the UART.
+    link_fifo_depth: bytes the device can take while it is busy answering.
+    clock_hz: of the accelerator and the link.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    tile_rows: int = 1
+    tile_cols: int = 1
+    pe_kinds: tuple[str, ...] = ("mul",)
+    dataflow: str = "weight-stationary"
+    multiplier_stages: int = 3
+    dsp_multipliers: int = -1
+    activation_depth: int
+    weight_depth: int
+    parameter_depth: int = 512
+    program_depth: int = 2048
+    accumulator_depth: int = 512
+    accumulator_width: int = 32
+    post_lanes: int = 1
+    requantise: Requantise = Requantise.EXACT
+    performance_counters: bool = True
+    link: str = "stream"
+    baud: int = 3_000_000
+    link_fifo_depth: int = 512
+    clock_hz: int = 100_000_000
+
+    # ---- validation ------------------------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._range("rows", 1, 64)
+        self._range("cols", 1, 64)
+        self._divides("tile_rows", "rows")
+        self._divides("tile_cols", "cols")
+        self._divides("post_lanes", "rows")
+        self._divides("post_lanes", "cols")
+        if self.bank_groups > 32:
+            self._refuse("post_lanes", f"must be at least rows / 32 = {-(-self.rows // 32)}", "raise it")
+        self._range("multiplier_stages", 2, 4)
+        self._range("dsp_multipliers", -1, 64 * 64)
+        self._range("activation_depth", 16, 1 << ADDRESS_BITS)
+        self._range("weight_depth", max(16, self.rows), 1 << 24)
+        self._range("parameter_depth", 4, 1 << ADDRESS_BITS)
+        self._range("program_depth", 64, 1 << ADDRESS_BITS)
+        self._range("accumulator_depth", 16, 4096)
+        self._one_of("accumulator_width", (32,))
+        if not self.pe_kinds:
+            self._refuse("pe_kinds", "must name at least one kind", f"choose from {', '.join(PE_KINDS)}")
+        for kind in self.pe_kinds:
+            if kind not in PE_KINDS:
+                self._refuse("pe_kinds", f"must be among {', '.join(PE_KINDS)}", "remove the unknown kind")
+        self._one_of("dataflow", DATAFLOWS)
+        self._one_of("link", LINKS)
+        self._range("link_fifo_depth", 16, 1 << 16)
+        self._range("clock_hz", 1_000_000, 1_000_000_000)
+        self._range("baud", 1200, self.clock_hz // 4)
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "pe_kinds":
+                good = isinstance(value, tuple | list) and all(isinstance(kind, str) for kind in value)
+                object.__setattr__(self, "pe_kinds", tuple(value) if good else value)
+                wanted = "a list of names"
+            elif field.name == "requantise":
+                good = value in tuple(Requantise)
+                if good:
+                    object.__setattr__(self, "requantise", Requantise(value))
+                wanted = "one of " + ", ".join(Requantise)
+            elif field.type in (bool, "bool"):
+                good, wanted = isinstance(value, bool), "true or false"
+            elif field.type in (int, "int"):
+                good, wanted = isinstance(value, int) and not isinstance(value, bool), "an integer"
+            else:
+                good, wanted = isinstance(value, str) and bool(value), "a text"
+            if not good:
+                self._refuse(field.name, f"must be {wanted}", "correct it")
+
+    def _range(self, field: str, low: int, high: int) -> None:
+        if not low <= getattr(self, field) <= high:
+            self._refuse(field, f"must be {low} .. {high}", "choose a value in that range")
+
+    def _one_of(self, field: str, values: tuple[Any, ...]) -> None:
+        if getattr(self, field) not in values:
+            self._refuse(field, f"must be one of {', '.join(map(str, values))}", "choose one of them")
+
+    def _divides(self, field: str, other: str) -> None:
+        value, whole = getattr(self, field), getattr(self, other)
+        divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+        if value not in divisors:
+            self._refuse(field, f"must divide {other} = {whole}", f"choose one of {divisors}")
+
+    def _refuse(self, field: str, rule: str, remedy: str) -> None:
+        raise ConfigError(f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy)
+
+    # ---- derived ---------------------------------------------------------------------------------------------
+
+    @property
+    def mesh_rows(self) -> int:
+        """Tiles from top to bottom; an activation wave needs one cycle for each."""
+        return self.rows // self.tile_rows
+
+    @property
+    def mesh_cols(self) -> int:
+        """Tiles from left to right."""
+        return self.cols // self.tile_cols
+
+    @property
+    def bank_groups(self) -> int:
+        """Activation banks come in groups of `post_lanes`, written together."""
+        return self.rows // self.post_lanes
+
+    @property
+    def chunks(self) -> int:
+        """Groups of `post_lanes` columns: how often the post unit reads one accumulator row."""
+        return self.cols // self.post_lanes
+
+    @property
+    def psum_bits(self) -> int:
+        """Width of the partial sums inside the mesh."""
+        return numerics.mesh_psum_bits(self.rows)
+
+    @property
+    def weight_word_bytes(self) -> int:
+        """Row offset (two bytes, little endian) and one weight per column."""
+        return ADDRESS_BITS // 8 + self.cols
+
+    @property
+    def parameter_bits(self) -> int:
+        """Bias, multiplier and shift of one channel, packed in this order from bit 0."""
+        return numerics.BIAS_BITS + self.requantise.multiplier_bits + numerics.SHIFT_BITS
+
+    @property
+    def parameter_word_bytes(self) -> int:
+        """One parameter word as the link carries it: lanes packed from bit 0, padded to whole bytes."""
+        return -(-self.parameter_bits * self.post_lanes // 8)
+
+    @property
+    def bank_mask_bytes(self) -> int:
+        """Bytes of a bank mask: one bit per bank, little endian, in front of the data of an activation write."""
+        return -(-self.rows // 8)
+
+    @property
+    def peak_macs_per_cycle(self) -> int:
+        return self.rows * self.cols
+
+    @property
+    def digest(self) -> int:
+        """64 bits that tell two architectures apart; a program runs only where it agrees."""
+        text = json.dumps({k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+    # ---- conversion ------------------------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as TOML and JSON take them."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "pe_kinds": list(self.pe_kinds), "requantise": str(self.requantise)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, where: str = "configuration") -> Self:
+        """Build from plain values.
+
+        Raises
+        ------
+        ConfigError: an unknown key (the nearest known one is named), a missing one, or an illegal value.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, n=1)
+                remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
+                raise ConfigError(f"unknown key {key!r}", where=where, remedy=remedy)
+        for key, field in fields.items():
+            if field.default is dataclasses.MISSING and key not in values:
+                raise ConfigError(f"{key} is missing", where=where, remedy=f"add {key} = …")
+        return cls(**values)
+
+    def to_toml(self) -> str:
+        """One ``key = value`` line per field; `from_toml` reads it back."""
+        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.to_dict().items())
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a configuration file; `name` defaults to the file's stem.
+
+        Raises
+        ------
+        ConfigError: unreadable, not TOML, or not a legal configuration.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read it ({error})", where=str(path), remedy="check the path") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"not valid TOML ({error})", where=str(path), remedy="correct that line") from error
+        return cls.from_dict({"name": path.stem, **values}, where=str(path))
+
+
+def named_configs() -> dict[str, AcceleratorConfig]:
+    """The configurations that ship with the package, by name."""
+    folder = resources.files("popshift.hw") / "configurations"
+    found = sorted((Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda p: p.stem)
+    return {path.stem: AcceleratorConfig.from_toml(path) for path in found}
+
+
+def load_config(name_or_path: str | Path) -> AcceleratorConfig:
+    """A shipped configuration by name, or one from a TOML file.
+
+    Raises
+    ------
+    ConfigError: neither a shipped name nor a readable file.
+    """
+    text = str(name_or_path)
+    path = Path(text)
+    if text.endswith(".toml") or path.is_file():
+        return AcceleratorConfig.from_toml(path)
+    configs = named_configs()
+    if text not in configs:
+        near = difflib.get_close_matches(text, configs, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"no configuration named {text!r}", remedy=f"{hint}shipped: {', '.join(configs)}; or give a .toml file")
+    return configs[text]

@@ -1,0 +1,339 @@
+"""The instruction set: field positions, packing, and what each instruction means.
+
+A program is a sequence of 32-bit words. The first word of an instruction starts with its opcode, which fixes how many
+words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run side by side:
+
+* ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; for each of ``k_tiles`` row tiles
+  load the next weight tile (``rows`` consecutive words of the weight memory, starting at ``weight_base`` for the whole
+  instruction) and stream the pixels ``x_count * y_count`` through it; hand the half to the post unit.
+  Row r of the array reads bank r at ``pixel address + offset``, offset as stored with row r of the weight tile.
+* ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says where the
+  values come from:
+  ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of channels
+  (``cols / post_lanes`` to a half, the last half may have fewer): for each pixel (y outer, x inner): write.
+  ``CHANNEL``: for each of ``chunks`` planes, for each pixel the channel unit delivers: for each of ``period`` groups.
+  ``FILL``: ``chunks`` times: writes ``zero_point`` into the groups of ``mask`` over the x/y rectangle.
+  ``mask`` names the bank groups that the first group of channels is written to (several bits: copies); it moves up by
+  one for each further group and starts again after ``period`` groups, when a new plane begins: ``plane_step`` further.
+  (FILL keeps the mask, every repetition begins a new plane.) The parameter word is ``parameter_base`` plus the number
+  of the group of channels (MATRIX: chunk, CHANNEL: plane * period + group), or always the first if ``uniform``.
+* ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner): read one
+  word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window to the post unit.
+* ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at marks.
+* ``END``: wait until every unit is idle; the run is done.
+
+Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop inside it
+has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16. Counts are stored minus
+one. Within a section (between two barriers) the compiler guarantees that no unit reads what another one writes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from popshift.hw import numerics
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+
+WORD_BITS = 32
+OPCODE_BITS = 4
+
+
+class Opcode(IntEnum):
+    """Zero is no opcode, so that an empty program memory stops at once."""
+
+    END = 1
+    MARK = 2
+    MATRIX = 3
+    POST = 4
+    CHANNEL = 5
+
+
+class Source(IntEnum):
+    """Where the post unit takes its values from."""
+
+    MATRIX = 0
+    CHANNEL = 1
+    FILL = 2
+
+
+class ChannelOperation(IntEnum):
+    """How the channel unit folds a window."""
+
+    MAX = 0
+    SUM = 1
+
+
+class Status(IntEnum):
+    """State of the machine; everything from ILLEGAL_INSTRUCTION on is an error that only a reset leaves."""
+
+    IDLE = 0
+    RUNNING = 1
+    DONE = 2
+    PAUSED = 3
+    ILLEGAL_INSTRUCTION = 4
+    PROGRAM_ADDRESS = 5
+    ACTIVATION_ADDRESS = 6
+    WEIGHT_ADDRESS = 7
+    PARAMETER_ADDRESS = 8
+    ACCUMULATOR_ADDRESS = 9
+    NO_PROGRESS = 10
+    CYCLE_LIMIT = 11
+
+    @property
+    def is_error(self) -> bool:
+        return self >= Status.ILLEGAL_INSTRUCTION
+
+    @property
+    def meaning(self) -> str:
+        return _STATUS_MEANING[self]
+
+
+_STATUS_MEANING = {
+    Status.IDLE: "nothing has been run since the reset",
+    Status.RUNNING: "the program is running",
+    Status.DONE: "the program reached its end",
+    Status.PAUSED: "the program waits at a layer mark",
+    Status.ILLEGAL_INSTRUCTION: "the instruction has an unknown opcode or an impossible field",
+    Status.PROGRAM_ADDRESS: "the program ran past the end of the program memory",
+    Status.ACTIVATION_ADDRESS: "an activation address lies outside the activation memory",
+    Status.WEIGHT_ADDRESS: "a weight address lies outside the weight memory",
+    Status.PARAMETER_ADDRESS: "a parameter address lies outside the parameter memory",
+    Status.ACCUMULATOR_ADDRESS: "more pixels than an accumulator half holds",
+    Status.NO_PROGRESS: "no unit did anything for a long time (an instruction waits for one that never comes)",
+    Status.CYCLE_LIMIT: "the run took more cycles than the host allowed",
+}
+
+NO_PROGRESS_CYCLES = 1 << 14
+"""Cycles without any unit moving after which a run is stopped."""
+
+
+class Counter(IntEnum):
+    """Counters of the last run, in the order the device sends them; 32 bits each.
+
+    Every cycle of a run counts in CYCLES and in exactly one of the causes MATRIX .. CONTROL. MATRIX: a row of
+    activations enters the array. When none does, the first that holds: CHANNEL: the channel unit reads a word;
+    WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free a half;
+    DRAIN: only the post unit works; CONTROL: the rest (fetch, pipeline filling, barriers).
+    """
+
+    CYCLES = 0
+    MATRIX = 1
+    CHANNEL = 2
+    WEIGHTS = 3
+    ACCUMULATORS = 4
+    DRAIN = 5
+    CONTROL = 6
+    WEIGHT_WORDS = 7
+    """Words read from the weight memory."""
+    ACTIVATION_READS = 8
+    """Words (one byte per bank) read by the matrix and channel units."""
+    ACTIVATION_WRITES = 9
+    """Words written by the post unit."""
+    LINK_ERRORS = 10
+    """Damaged frames since the last reset."""
+
+
+COUNTER_BITS = 32
+CYCLE_CAUSES = (
+    Counter.MATRIX,
+    Counter.CHANNEL,
+    Counter.WEIGHTS,
+    Counter.ACCUMULATORS,
+    Counter.DRAIN,
+    Counter.CONTROL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an instruction: its width, whether it is stored minus one, and the word it lives in."""
+
+    name: str
+    bits: int
+    count: bool = False
+
+    @property
+    def low(self) -> int:
+        return 1 if self.count else 0
+
+    @property
+    def high(self) -> int:
+        return self.low + (1 << self.bits) - 1
+
+
+def _count(name: str, bits: int = 12) -> Field:
+    return Field(name, bits, count=True)
+
+
+def _address(name: str) -> Field:
+    return Field(name, ADDRESS_BITS)
+
+
+# The one place where fields have a width and a position: a list of words, each a list of fields from bit 0 upwards.
+# The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
+_LAYOUT: dict[Opcode, list[list[Field]]] = {
+    Opcode.END: [[]],
+    Opcode.MARK: [[Field("layer", 16)]],
+    Opcode.MATRIX: [
+        [Field("kind", 4), _count("x_count"), _count("y_count")],
+        [_count("k_tiles", 16), _count("n_tiles", 16)],
+        [Field("weight_base", 24)],
+        [_address("base"), _address("x_step")],
+        [_address("y_step")],
+    ],
+    Opcode.POST: [
+        [Field("source", 2), _count("period", 6), Field("uniform", 1), Field("zero_point", 8)],
+        [Field("low", 8), Field("high", 8), _count("chunks", 16)],
+        [_address("parameter_base"), _address("base")],
+        [_count("x_count"), _count("y_count")],
+        [_address("x_step"), _address("y_step")],
+        [_address("plane_step")],
+        [Field("mask", 32)],
+    ],
+    Opcode.CHANNEL: [
+        [Field("operation", 2), _count("x_count"), _count("y_count")],
+        [_count("kx_count", 6), _count("ky_count", 6), _count("planes", 12), _count("period", 6)],
+        [_address("base"), _address("x_step")],
+        [_address("y_step"), _address("kx_step")],
+        [_address("ky_step"), _address("plane_step")],
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a field lives: ``word`` counted from the instruction's first, ``shift`` from bit 0."""
+
+    field: Field
+    word: int
+    shift: int
+
+
+def _place(words: list[list[Field]]) -> dict[str, Placement]:
+    placed: dict[str, Placement] = {}
+    for index, fields in enumerate(words):
+        shift = OPCODE_BITS if index == 0 else 0
+        for field in fields:
+            placed[field.name] = Placement(field, index, shift)
+            shift += field.bits
+        assert shift <= WORD_BITS, f"word {index} of an instruction overflows"
+    return placed
+
+
+PLACEMENTS: dict[Opcode, dict[str, Placement]] = {opcode: _place(words) for opcode, words in _LAYOUT.items()}
+"""For every opcode its fields, by name, in layout order. POST's ``zero_point``, ``low`` and ``high`` are two's complement."""
+
+LENGTHS: dict[Opcode, int] = {opcode: len(words) for opcode, words in _LAYOUT.items()}
+"""Words of each instruction."""
+
+MAX_LENGTH = max(LENGTHS.values())
+_SIGNED = ("zero_point", "low", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """An instruction as the assembler and the executor see it: natural values (counts from 1, signed clamp limits)."""
+
+    opcode: Opcode
+    fields: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.fields[name]
+
+
+def instruction(opcode: Opcode, **fields: int) -> Instruction:
+    """Check every field against its range; steps may be given negative (they are modulo 2**16).
+
+    Raises
+    ------
+    ValueError: an unknown, missing or out-of-range field.
+    """
+    placements = PLACEMENTS[opcode]
+    if set(fields) != set(placements):
+        raise ValueError(f"{opcode.name} has the fields {sorted(placements)}, not {sorted(fields)}")
+    checked = {}
+    for name, value in fields.items():
+        field = placements[name].field
+        if name.endswith("_step"):
+            value %= 1 << field.bits
+        low, high = (-128, 127) if name in _SIGNED else (field.low, field.high)
+        if not low <= value <= high:
+            raise ValueError(f"{opcode.name}.{name} must be {low} .. {high}, not {value}")
+        checked[name] = int(value)
+    return Instruction(opcode, checked)
+
+
+def encode(item: Instruction) -> list[int]:
+    """The instruction's 32-bit words."""
+    words = [0] * LENGTHS[item.opcode]
+    words[0] = int(item.opcode)
+    for name, place in PLACEMENTS[item.opcode].items():
+        raw = (item[name] - place.field.low) & ((1 << place.field.bits) - 1)
+        words[place.word] |= raw << place.shift
+    return words
+
+
+def encode_all(items: Iterable[Instruction]) -> list[int]:
+    """All words of a program."""
+    return [word for item in items for word in encode(item)]
+
+
+def decode(words: Sequence[int], pc: int) -> Instruction | Status:
+    """The instruction that starts at word `pc`, or the status the machine stops with there."""
+    if pc >= len(words):
+        return Status.PROGRAM_ADDRESS
+    number = words[pc] & ((1 << OPCODE_BITS) - 1)
+    if number not in LENGTHS:
+        return Status.ILLEGAL_INSTRUCTION
+    opcode = Opcode(number)
+    if pc + LENGTHS[opcode] > len(words):
+        return Status.PROGRAM_ADDRESS
+    fields = {}
+    for name, place in PLACEMENTS[opcode].items():
+        raw = (words[pc + place.word] >> place.shift) & ((1 << place.field.bits) - 1)
+        if name in _SIGNED:
+            raw -= (raw & 0x80) << 1
+        fields[name] = raw + place.field.low
+    return Instruction(opcode, fields)
+
+
+def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
+    """Whether the sequencer refuses the instruction although its opcode is known (`Status.ILLEGAL_INSTRUCTION`).
+
+    Only what no address check would catch: reserved codes, and a period beyond the bank groups. The hardware evaluates the same rules.
+    """
+    match item.opcode:
+        case Opcode.MATRIX:
+            return item["kind"] >= len(config.pe_kinds)
+        case Opcode.POST:
+            return item["source"] not in tuple(Source) or item["period"] > config.bank_groups
+        case Opcode.CHANNEL:
+            return item["operation"] not in tuple(ChannelOperation) or item["period"] > config.bank_groups
+        case _:
+            return False
+
+
+def pack_parameter(config: AcceleratorConfig, lanes: Sequence[tuple[int, int, int]]) -> bytes:
+    """One word of the parameter memory from (bias, multiplier, shift) of each lane."""
+    assert len(lanes) == config.post_lanes
+    multiplier_bits = config.requantise.multiplier_bits
+    word = 0
+    for lane, (bias, multiplier, shift) in enumerate(lanes):
+        assert -(1 << 31) <= bias < 1 << 31 and 0 <= multiplier < 1 << multiplier_bits and 0 <= shift < 1 << numerics.SHIFT_BITS
+        packed = (bias & 0xFFFF_FFFF) | multiplier << numerics.BIAS_BITS
+        packed |= shift << (numerics.BIAS_BITS + multiplier_bits)
+        word |= packed << (lane * config.parameter_bits)
+    return word.to_bytes(config.parameter_word_bytes, "little")
+
+
+def unpack_parameter(config: AcceleratorConfig, data: bytes) -> list[tuple[int, int, int]]:
+    """The inverse of `pack_parameter`."""
+    word, lanes = int.from_bytes(data, "little"), []
+    multiplier_bits = config.requantise.multiplier_bits
+    for lane in range(config.post_lanes):
+        packed = word >> (lane * config.parameter_bits)
+        bias = packed & 0xFFFF_FFFF
+        multiplier = (packed >> numerics.BIAS_BITS) & ((1 << multiplier_bits) - 1)
+        shift = (packed >> (numerics.BIAS_BITS + multiplier_bits)) & ((1 << numerics.SHIFT_BITS) - 1)
+        lanes.append((bias - ((bias & 0x8000_0000) << 1), multiplier, shift))
+    return lanes

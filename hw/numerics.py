@@ -1,0 +1,133 @@
+"""The one integer truth: every arithmetic step, written once with integer operators only.
+
+Each function serves Python ints, NumPy int64 arrays and torch int64 tensors alike, because it uses nothing but
+``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions, the golden
+model and the instruction executor call them.
+
+Ranges (proved by the compiler before a program is written): accumulators fit 32 bit two's complement, and the
+product of an accumulator and its multiplier stays below 2**62 in magnitude.
+"""
+
+import math
+from enum import StrEnum
+from typing import Any
+
+ACTIVATION_BITS = 8
+WEIGHT_BITS = 8
+ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
+WEIGHT_MAX = 127  # weights are symmetric: -127 .. 127 (the array itself also takes -128)
+BIAS_BITS = 32
+SHIFT_BITS = 6
+CHANNEL_SUM_BITS = 20
+"""Width of the channel unit's per-channel result: the sum of 4096 activations."""
+CHANNEL_WINDOW_MAX = 4096
+
+EXACT_FRACTION_BITS = 31
+"""``exact`` multipliers are in units of 2**-31."""
+EXACT_MULTIPLIER_BITS = 34
+"""31 bits of mantissa and up to 3 bits of left shift (real scales below 8)."""
+COMPACT_MULTIPLIER_BITS = 16
+PRODUCT_MAX = (1 << 62) - 1
+
+
+class Rounding(StrEnum):
+    """Where a tie goes when low bits are dropped."""
+
+    UP = "half-up"
+    """x.5 goes towards plus infinity (gemmlowp's SaturatingRoundingDoublingHighMul, as compiled with `/`)."""
+    AWAY = "half-away-from-zero"
+    """x.5 goes away from zero (gemmlowp's RoundingDivideByPOT)."""
+
+
+class Requantise(StrEnum):
+    """How an accumulator becomes an 8-bit activation."""
+
+    EXACT = "exact"
+    """TensorFlow Lite for Microcontrollers: ``RoundingDivideByPOT(SaturatingRoundingDoublingHighMul(acc << l, m), r)``."""
+    COMPACT = "compact"
+    """16-bit multiplier and one rounding, half away from zero: small devices."""
+
+    @property
+    def multiplier_bits(self) -> int:
+        return EXACT_MULTIPLIER_BITS if self is Requantise.EXACT else COMPACT_MULTIPLIER_BITS
+
+
+def rounding_shift(x: Any, n: Any, tie: Rounding) -> Any:
+    """``x / 2**n`` rounded to the nearest integer, ties as `tie` says; 0 <= n < 63, |x| < 2**62."""
+    half = (1 << n) >> 1
+    if tie is Rounding.UP:
+        return (x + half) >> n
+    drops_bits = ((1 << n) - 1) & 1  # 0 only for n == 0, where nothing is rounded
+    return (x + half - ((x >> 63) & drops_bits)) >> n
+
+
+def scale(acc: Any, multiplier: Any, shift: Any, mode: Requantise) -> Any:
+    """Multiply by the real factor that (multiplier, shift) stand for, and round to an integer.
+
+    ``exact``: factor = multiplier * 2**-(31 + shift), two roundings; ``compact``: multiplier * 2**-shift, one rounding.
+    """
+    product = acc * multiplier
+    if mode is Requantise.EXACT:
+        return rounding_shift(rounding_shift(product, EXACT_FRACTION_BITS, Rounding.UP), shift, Rounding.AWAY)
+    return rounding_shift(product, shift, Rounding.AWAY)
+
+
+def clamp(x: Any, low: int, high: int) -> Any:
+    """Limit to ``low .. high``; element-wise for arrays and tensors."""
+    if isinstance(x, int):
+        return min(max(x, low), high)
+    return x.clip(low, high)
+
+
+def requantise(
+    acc: Any, multiplier: Any, shift: Any, *, zero_point: int, low: int, high: int, mode: Requantise
+) -> Any:
+    """``clamp(zero_point + round(acc * factor))``: the post unit, from biased accumulator to activation."""
+    return clamp(zero_point + scale(acc, multiplier, shift, mode), low, high)
+
+
+def quantise_multiplier(real: float, mode: Requantise) -> tuple[int, int]:
+    """The (multiplier, shift) that represents a positive real factor best.
+
+    ``exact`` follows TensorFlow Lite's QuantizeMultiplier: mantissa in [2**30, 2**31), rounded half away from zero,
+    with a positive exponent folded into the multiplier.
+
+    Raises
+    ------
+    ValueError: the factor is not positive and finite, or too large for the mode (8 and above).
+    """
+    if not (math.isfinite(real) and real > 0):
+        raise ValueError(f"a requantisation factor must be positive and finite, not {real}")
+    bits = EXACT_FRACTION_BITS if mode is Requantise.EXACT else COMPACT_MULTIPLIER_BITS
+    mantissa, exponent = math.frexp(real)
+    multiplier = math.floor(mantissa * (1 << bits) + 0.5)
+    if multiplier == 1 << bits:
+        multiplier, exponent = multiplier >> 1, exponent + 1
+    if mode is Requantise.EXACT:
+        if exponent > EXACT_MULTIPLIER_BITS - EXACT_FRACTION_BITS:
+            raise ValueError(f"a requantisation factor must be below 8, not {real}")
+        if exponent > 0:
+            return multiplier << exponent, 0
+        shift = -exponent
+        return (multiplier, shift) if shift <= EXACT_FRACTION_BITS else (0, 0)
+    shift = bits - exponent
+    if shift < 0:
+        raise ValueError(f"a requantisation factor must be below {1 << bits}, not {real}")
+    while shift > 46 and multiplier:  # beyond the barrel shifter: give up low bits of the multiplier
+        multiplier, shift = multiplier >> 1, shift - 1
+    return multiplier, shift
+
+
+def identity_multiplier(mode: Requantise) -> tuple[int, int]:
+    """The (multiplier, shift) of factor one: every accumulator passes unchanged in both modes."""
+    return (1 << EXACT_FRACTION_BITS, 0) if mode is Requantise.EXACT else (1 << 15, 15)
+
+
+def accumulator_bound(weights_l1: int, bias: int) -> int:
+    """Largest magnitude an accumulator can reach: every activation at -128 against weights of this L1 norm."""
+    return weights_l1 * -ACTIVATION_MIN + abs(bias)
+
+
+def mesh_psum_bits(rows: int) -> int:
+    """Bits of a column's sum over `rows` int8 x int8 products: all at (-128)**2 must fit."""
+    return 2 * ACTIVATION_BITS + (rows - 1).bit_length()

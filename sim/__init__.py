@@ -1,0 +1,1 @@
+"""Running an accelerator without a board: executor of encoded programs, cycle model, Verilated simulated board."""
