@@ -1,0 +1,57 @@
+# Two commands do all: `make demo` and `make test`. They create .venv and install what they need from the package index.
+
+# Any Python from 3.11 on; choose another with `make PYTHON=python3.12 …`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Never ask pip to look for a newer pip, and keep its output short.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test lint unit results clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo     the main job from end to end on real data (creates .venv first)"
+	@echo "make test     lint and all tests"
+	@echo "make setup    .venv with the command .venv/bin/popshift"
+	@echo "make lint     ruff and pyright;  make unit: the tests alone"
+	@echo "make results  measure again what docs/results.md reports (place and route: hours)"
+	@echo "make clean    remove .venv and everything built"
+
+setup: $(VENV)/.installed-test
+
+demo: setup
+	$(BIN)/popshift demo
+
+test: lint unit
+
+unit: setup
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+results: setup $(VENV)/.installed-build
+	mkdir -p results
+	$(BIN)/popshift bench -c a16 --json > results/bench-a16.json
+	$(BIN)/popshift build ulx3s-12f --device lfe5u-25f --seeds 3 --json > results/build-ulx3s-12f.json
+	$(BIN)/popshift build icebreaker --device up5k --seeds 3 --json > results/build-icebreaker.json
+	$(BIN)/popshift build ulx3s-85f --device lfe5u-85f --seeds 1 --json > results/build-ulx3s-85f.json
+
+clean:
+	rm -rf $(VENV) build results src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find hw boards firmware_py sim gen tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is missing or older than 3.11; install a newer one and run: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "error: cannot create $(VENV); on Debian and Ubuntu run: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# One stamp per set of extras: .installed-test, .installed-lint, .installed-build. A change of pyproject.toml installs again.
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/.python
+	$(PIP) install -e '.[$*]'
+	@touch $@

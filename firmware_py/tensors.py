@@ -1,0 +1,110 @@
+"""Arrays of real numbers to int8 tensors and back: the one place that rounds an input."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from popshift.hw.errors import InputError
+from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
+
+
+class QuantisedTensor(Protocol):
+    """What describes an int8 tensor: `TensorLayout` here, `popshift.gen.graph.Tensor` in the compiler."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def zero_point(self) -> int: ...
+
+
+def quantise(values: ArrayLike, scale: float, zero_point: int) -> NDArray[np.int8]:
+    """``clamp(round(values / scale) + zero_point, -128, 127)``, computed in float64, ties away from zero.
+
+    `values` must be finite; any shape.
+    """
+    real = np.asarray(values, np.float64) / scale
+    whole = np.trunc(real)
+    # Not trunc(x + 0.5): the sum would round 0.49999999999999994 up.
+    rounded = whole + np.where(np.abs(real - whole) >= 0.5, np.sign(real), 0.0)
+    return np.clip(rounded + zero_point, ACTIVATION_MIN, ACTIVATION_MAX).astype(np.int8)
+
+
+def dequantise(values: NDArray[np.int8], scale: float, zero_point: int) -> NDArray[np.float64]:
+    """``scale * (values - zero_point)``, any shape."""
+    return scale * (np.asarray(values, np.float64) - zero_point)
+
+
+def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int8]:
+    """A batch for the network's input `tensor`, as int8 (n, channels, height, width).
+
+    Parameters
+    ----------
+    values: (n, channels, height, width), or (n, features) for a vector; floating point (quantised here) or
+        int8 (taken as it is).
+
+    Raises
+    ------
+    InputError: another shape or dtype, an empty batch, NaN or infinity.
+    """
+    where = f"input {tensor.name}"
+    array = np.asarray(values)
+    channels, height, width = tensor.shape
+    shapes = [(channels, height, width)] + ([(channels,)] if height == width == 1 else [])
+    if array.ndim == 0 or array.shape[1:] not in shapes:
+        wanted = " or ".join("(" + ", ".join(("n", *map(str, shape))) + ")" for shape in shapes)
+        raise InputError(
+            f"the shape must be {wanted}, not {array.shape}", where=where, remedy="put the batch first"
+        )
+    if array.shape[0] == 0:
+        raise InputError("the batch is empty", where=where, remedy="give at least one image")
+    if array.dtype != np.int8:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise InputError(
+                f"the dtype must be float (quantised here) or int8 (already quantised), not {array.dtype}",
+                where=where,
+                remedy=f"convert it; int8 = round(x / {tensor.scale:g}) + {tensor.zero_point}",
+            )
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            raise InputError(
+                f"the value at index {tuple(map(int, bad[0]))} is {array[tuple(bad[0])]}",
+                where=where,
+                remedy="remove NaN and infinite values",
+            )
+        array = quantise(array, tensor.scale, tensor.zero_point)
+    return array.reshape(array.shape[0], channels, height, width)
+
+
+def quantise_inputs(
+    tensors: Sequence[QuantisedTensor], values: ArrayLike | Mapping[str, Any]
+) -> dict[str, NDArray[np.int8]]:
+    """`quantise_input` for all inputs of a network: a mapping by name, or just the array if there is one
+    input.
+
+    Raises
+    ------
+    InputError: as `quantise_input`, and when a name is missing or unknown or the batches differ in size.
+    """
+    names = [tensor.name for tensor in tensors]
+    if not isinstance(values, Mapping):
+        if len(names) != 1:
+            raise InputError(
+                f"the network has {len(names)} inputs",
+                remedy=f"give a mapping of {', '.join(names)} to arrays",
+            )
+        values = {names[0]: values}
+    if set(values) != set(names):
+        raise InputError(
+            f"the inputs must be {', '.join(names)}, not {', '.join(map(str, values)) or 'none'}"
+        )
+    arrays = {tensor.name: quantise_input(tensor, values[tensor.name]) for tensor in tensors}
+    if len({len(array) for array in arrays.values()}) > 1:
+        sizes = ", ".join(f"{name}: {len(array)}" for name, array in arrays.items())
+        raise InputError(f"the inputs differ in batch size ({sizes})", remedy="give the same number for each")
+    return arrays

@@ -1,0 +1,191 @@
+"""Post-training quantisation to int8: weights symmetric per output channel, activations affine per tensor.
+
+After Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", 2018.
+
+* Max pooling keeps the quantisation of its input, so it only compares.
+* Average pooling has a range of its own: a mean spreads less than what it averages.
+* Biases are int32 at the scale input scale * weight scale.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.firmware_py.tensors import quantise as quantise_values
+from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
+from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatPool
+from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor
+from popshift.hw import numerics
+from popshift.hw.errors import ModelError
+from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
+
+_FACTOR_LIMIT = 7.99
+"""Largest requantisation factor used: the exact mode represents factors below 8. An output range that would
+need more is finer than the accumulators' own steps several times over, and is widened."""
+_BIAS_MAX = 1 << 30
+"""Magnitude a quantised bias may have: half the accumulator, the other half is for the products. A channel
+with weights tiny beside its bias gets coarser weights instead of a bias that does not fit."""
+
+
+def quantise(
+    graph: FloatGraph, calibration: object, mode: Requantise, options: QuantisationOptions | None = None
+) -> Graph:
+    """The integer network.
+
+    Parameters
+    ----------
+    graph: from a front end.
+    calibration: typical inputs, an array or tensor (N, channels, height, width) as the float network takes
+        them; some hundred samples.
+    mode: requantisation mode of the accelerator.
+    options: how activation ranges are chosen.
+
+    Raises
+    ------
+    InputError: calibration data of the wrong shape, empty, or with NaN.
+    ModelError: an accumulator could overflow, or a window is too large; names the layer.
+    """
+    options = options or QuantisationOptions()
+    ranges = observe(graph, calibration_batch(graph, calibration), options)
+    result = Graph(mode=mode, inputs=list(graph.inputs), outputs=list(graph.outputs))
+    for name in graph.inputs:
+        result.tensors[name] = Tensor(name, graph.tensors[name].shape, *affine(*ranges[name]))
+    for operator in graph.operators:
+        source, shape = result.tensors[operator.input], graph.tensors[operator.output].shape
+        output_range = ranges[operator.output]
+        quantised: Operator
+        if isinstance(operator, FloatConvolution):
+            tensor, quantised = _convolution(operator, source, shape, output_range, mode)
+        else:
+            tensor, quantised = _pool(operator, source, shape, output_range, mode)
+        result.tensors[tensor.name] = tensor
+        result.operators.append(quantised)
+    return result
+
+
+def _convolution(
+    operator: FloatConvolution,
+    source: Tensor,
+    shape: tuple[int, int, int],
+    output_range: tuple[float, float],
+    mode: Requantise,
+) -> tuple[Tensor, Convolution]:
+    flat = operator.weight.reshape(shape[0], -1)
+    scales = np.maximum(np.abs(flat).max(1) / WEIGHT_MAX, np.abs(operator.bias) / (source.scale * _BIAS_MAX))
+    tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()))
+    scales[scales == 0] = tensor.scale / source.scale  # no weights, no bias: any scale will do
+    factors = source.scale * scales / tensor.scale
+    weight = np.clip(np.rint(operator.weight / scales[:, None, None, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(
+        np.int8
+    )
+    bias = np.rint(operator.bias / (source.scale * scales)).astype(np.int64)
+    requantisation = _requantisation(operator, tensor, factors, mode)
+    # What the array adds up: products with the zero point still in, which the bias then takes out again.
+    whole = weight.reshape(shape[0], -1).astype(np.int64)
+    folded_bias = bias + source.zero_point * whole.sum(1)
+    bounds = [
+        numerics.accumulator_bound(int(l1), int(b))
+        for l1, b in zip(np.abs(whole).sum(1), folded_bias, strict=True)
+    ]
+    _prove(operator.name, bounds, requantisation)
+    return tensor, Convolution(
+        name=operator.name,
+        input=operator.input,
+        output=operator.output,
+        window=operator.window,
+        weight=weight,
+        bias=bias,
+        requantisation=requantisation,
+    )
+
+
+def _pool(
+    operator: FloatPool,
+    source: Tensor,
+    shape: tuple[int, int, int],
+    output_range: tuple[float, float],
+    mode: Requantise,
+) -> tuple[Tensor, Pool]:
+    taps = math.prod(operator.window.kernel)
+    if taps > numerics.CHANNEL_WINDOW_MAX:
+        raise ModelError(
+            f"its window has {taps} pixels, at most {numerics.CHANNEL_WINDOW_MAX} are possible",
+            where=f"layer {operator.name}",
+            remedy="pool in two steps",
+        )
+    channels = shape[0]
+    if operator.operation is Pooling.MAX or (taps, operator.divisor) == (1, 1):
+        tensor = Tensor(operator.output, shape, source.scale, source.zero_point)
+        requantisation = _requantisation(operator, tensor, np.ones(channels), mode)
+    else:
+        tensor = _output_tensor(operator.output, shape, output_range, source.scale / operator.divisor)
+        factor = source.scale / (operator.divisor * tensor.scale)
+        requantisation = _requantisation(operator, tensor, np.full(channels, factor), mode)
+    _prove(
+        operator.name,
+        [numerics.accumulator_bound(taps, taps * abs(source.zero_point))] * channels,
+        requantisation,
+    )
+    return tensor, Pool(
+        name=operator.name,
+        input=operator.input,
+        output=operator.output,
+        window=operator.window,
+        operation=operator.operation,
+        requantisation=requantisation,
+    )
+
+
+def _output_tensor(
+    name: str, shape: tuple[int, int, int], output_range: tuple[float, float], accumulator_scale: float
+) -> Tensor:
+    """The calibrated range, widened where the requantisation factor would be too large for the hardware."""
+    scale, _ = affine(*output_range)
+    wider = max(1.0, accumulator_scale / (scale * _FACTOR_LIMIT))
+    return Tensor(name, shape, *affine(output_range[0] * wider, output_range[1] * wider))
+
+
+def _requantisation(
+    operator: FloatConvolution | FloatPool, tensor: Tensor, factors: NDArray[np.float64], mode: Requantise
+) -> Requantisation:
+    """`factors`: real factor per output channel; exactly one means that values pass unchanged."""
+    identity = numerics.identity_multiplier(mode)
+    pairs = [identity if f == 1 else numerics.quantise_multiplier(float(f), mode) for f in factors]
+    return Requantisation(
+        multiplier=np.array([multiplier for multiplier, _ in pairs], np.int64),
+        shift=np.array([shift for _, shift in pairs], np.int64),
+        low=_limit(operator.low, tensor),
+        high=_limit(operator.high, tensor),
+    )
+
+
+def _limit(real: float, tensor: Tensor) -> int:
+    """The integer a fused activation clamps to."""
+    if math.isinf(real):
+        return ACTIVATION_MIN if real < 0 else ACTIVATION_MAX
+    return int(quantise_values(real, tensor.scale, tensor.zero_point))
+
+
+def _prove(layer: str, bounds: list[int], requantisation: Requantisation) -> None:
+    """Refuse a layer whose accumulators, or their products with the multiplier, could overflow.
+
+    `bounds`: largest accumulator magnitude per output channel.
+    """
+    for channel, (bound, multiplier) in enumerate(
+        zip(bounds, requantisation.multiplier.tolist(), strict=True)
+    ):
+        if bound >= 1 << 31:
+            raise ModelError(
+                f"the accumulator of output channel {channel} can reach {bound}, which does not fit 32 bits",
+                where=f"layer {layer}",
+                remedy="give the layer fewer inputs, or smaller weights (weight decay)",
+            )
+        if bound * multiplier > numerics.PRODUCT_MAX:
+            raise ModelError(
+                f"the requantisation of output channel {channel} can overflow: "
+                "it reaches far beyond what calibration saw",
+                where=f"layer {layer}",
+                remedy="calibrate with more varied data",
+            )

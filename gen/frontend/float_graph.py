@@ -1,0 +1,127 @@
+"""The network as a front end hands it over: convolutions and poolings on float tensors, in execution order.
+
+Batch norm and activations are already folded into them (`popshift.gen.frontend.fusion`), so that every tensor
+here becomes one int8 tensor of the integer graph.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from popshift.gen.graph import Pooling, Window
+
+
+@dataclass(frozen=True, slots=True)
+class FloatTensor:
+    """An activation; ``shape`` is (channels, height, width) without the batch, a vector is (n, 1, 1)."""
+
+    name: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatConvolution:
+    """``clamp(bias[m] + sum x * weight, low, high)``. A fully connected layer is one whose kernel covers its
+    input.
+
+    ``weight``: (out channels, in channels, kernel height, kernel width); ``bias``: (out channels,).
+    """
+
+    name: str
+    input: str
+    output: str
+    window: Window
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatPool:
+    """Pooling per channel, then clamp to ``low .. high``.
+
+    MAX: largest value of the window, padding never wins. AVERAGE: sum over the window, padding counting as
+    0, over ``divisor``.
+    """
+
+    name: str
+    input: str
+    output: str
+    window: Window
+    operation: Pooling
+    divisor: int = 1
+    low: float = -math.inf
+    high: float = math.inf
+
+
+FloatOperator = FloatConvolution | FloatPool
+
+
+@dataclass(kw_only=True)
+class FloatGraph:
+    """Operators in execution order over named tensors.
+
+    Attributes
+    ----------
+    inputs, outputs: names of tensors.
+    tensors, operators: the network.
+    dims: shape per sample, as the user's module has it, of every input and output (``(10,)`` where the tensor
+        here is ``(10, 1, 1)``); same elements in the same row-major order.
+    notes: what the user should know about the import (an operator left to the host).
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    tensors: dict[str, FloatTensor] = field(default_factory=dict)
+    operators: list[FloatOperator] = field(default_factory=list)
+    dims: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(graph: FloatGraph, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Every tensor of the network for one batch, in float64.
+
+    Parameters
+    ----------
+    graph: with one input.
+    x: (N, channels, height, width) of that input, any float dtype.
+
+    Returns
+    -------
+    tensor name -> float64 (N, channels, height, width), the input included.
+    """
+    values = {graph.inputs[0]: x.to(torch.float64)}
+    for operator in graph.operators:
+        source = values[operator.input]
+        raw = (
+            _convolve(operator, source) if isinstance(operator, FloatConvolution) else _pool(operator, source)
+        )
+        values[operator.output] = raw.clamp(operator.low, operator.high)
+    return values
+
+
+def _padded(window: Window, x: torch.Tensor, value: float) -> torch.Tensor:
+    top, bottom, left, right = window.padding
+    return functional.pad(x, (left, right, top, bottom), value=value)
+
+
+def _convolve(operator: FloatConvolution, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = torch.from_numpy(operator.weight), torch.from_numpy(operator.bias)
+    window = operator.window
+    return functional.conv2d(
+        _padded(window, x, 0.0), weight, bias, stride=window.stride, dilation=window.dilation
+    )
+
+
+def _pool(operator: FloatPool, x: torch.Tensor) -> torch.Tensor:
+    window = operator.window
+    if operator.operation is Pooling.MAX:
+        x = _padded(window, x, -math.inf)
+        return functional.max_pool2d(x, window.kernel, window.stride, dilation=window.dilation)
+    x = _padded(window, x, 0.0)
+    return functional.avg_pool2d(x, window.kernel, window.stride, divisor_override=operator.divisor)

@@ -1,0 +1,130 @@
+"""Folds batch norm into convolutions and activations into whatever produces their input."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.gen.frontend.findings import Finding
+from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatOperator, FloatPool
+from popshift.gen.graph import Pooling, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchNorm:
+    """``x * factor + offset`` per channel, as the front end met it; `fuse` folds it away."""
+
+    name: str
+    input: str
+    output: str
+    factor: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp:
+    """A piecewise linear activation (ReLU, ReLU6, Hardtanh) as the front end met it; `fuse` folds it."""
+
+    name: str
+    input: str
+    output: str
+    low: float
+    high: float
+
+
+RawOperator = FloatOperator | BatchNorm | Clamp
+
+
+def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[str, Finding]:
+    """Fill ``graph.operators`` from `raw`, folding what can be folded; tensors and outputs of `graph` follow.
+
+    `unknown` names tensors made by unsupported operators: what reads them is not judged.
+
+    An activation that cannot be folded (its input is used elsewhere too) becomes a 1 x 1 max pooling and a
+    clamp.
+
+    Returns
+    -------
+    operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
+    """
+    readers: dict[str, int] = {}
+    for name in [operator.input for operator in raw] + graph.outputs:
+        readers[name] = readers.get(name, 0) + 1
+    done: dict[str, FloatOperator] = {}  # by output tensor
+    renamed: dict[str, str] = {}  # tensor that was folded away -> tensor that took its place
+    findings: dict[str, Finding] = {}
+    for operator in raw:
+        source = renamed.get(operator.input, operator.input)
+        if isinstance(operator, FloatOperator):
+            done[operator.output] = dataclasses.replace(operator, input=source)
+            continue
+        producer = done.get(source)
+        alone = readers[operator.input] == 1
+        if source in unknown:
+            unknown.add(operator.output)
+            continue
+        if isinstance(operator, BatchNorm):
+            folded, finding = _fold_batch_norm(operator, producer, alone)
+        else:
+            folded, finding = _fold_clamp(operator, producer, alone, source)
+        findings[operator.name] = finding
+        if folded is None:
+            unknown.add(operator.output)
+            continue
+        done[folded.output] = folded
+        if folded.output != operator.output:
+            renamed[operator.output] = folded.output
+            del graph.tensors[operator.output]
+    graph.operators = list(done.values())
+    graph.dims = {renamed.get(name, name): dims for name, dims in graph.dims.items()}
+    graph.outputs = [renamed.get(name, name) for name in graph.outputs]
+    return findings
+
+
+def _fold_batch_norm(
+    norm: BatchNorm, producer: FloatOperator | None, alone: bool
+) -> tuple[FloatOperator | None, Finding]:
+    def refused(reason: str, remedy: str) -> tuple[None, Finding]:
+        return None, Finding(norm.name, "batch_norm", False, reason, remedy)
+
+    behind = (
+        "place it directly behind a convolution or linear layer, or fold it into the next layer's weights"
+    )
+    if not isinstance(producer, FloatConvolution):
+        what = "the network's input" if producer is None else f"pooling {producer.name}"
+        return refused(f"batch norm follows {what}, so there are no weights to fold it into", behind)
+    if (producer.low, producer.high) != (-np.inf, np.inf):
+        return refused(f"batch norm follows the activation of {producer.name}", behind)
+    if not alone:
+        remedy = "let every reader take the normalised tensor"
+        return refused(f"the output of {producer.name} is also used without the batch norm", remedy)
+    weight = producer.weight * norm.factor[:, None, None, None]
+    bias = producer.bias * norm.factor + norm.offset
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return refused(
+            f"folded into {producer.name} it gives weights that are not finite", "train the network again"
+        )
+    return dataclasses.replace(producer, weight=weight, bias=bias), Finding(
+        norm.name, "batch_norm", True, f"folded into {producer.name}"
+    )
+
+
+def _fold_clamp(
+    clamp: Clamp, producer: FloatOperator | None, alone: bool, source: str
+) -> tuple[FloatOperator, Finding]:
+    if producer is None or not alone:
+        standalone = FloatPool(
+            name=clamp.name,
+            input=source,
+            output=clamp.output,
+            window=Window((1, 1)),
+            operation=Pooling.MAX,
+            low=clamp.low,
+            high=clamp.high,
+        )
+        return standalone, Finding(clamp.name, "activation", True, "runs on its own as a 1 x 1 max pooling")
+    low = min(max(producer.low, clamp.low), clamp.high)
+    high = min(max(producer.high, clamp.low), clamp.high)
+    fused = dataclasses.replace(producer, low=low, high=high)
+    return fused, Finding(clamp.name, "activation", True, f"fused into {producer.name}")

@@ -1,0 +1,89 @@
+"""A configuration placed and routed on a device, over several seeds."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from popshift.gen.implement.devices import Device
+from popshift.gen.implement.place_route import Report, median, place_and_route
+from popshift.gen.implement.synthesis import Resources, synthesise
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import InputError, ToolError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What came out.
+
+    Attributes
+    ----------
+    config, device: names.
+    resources: of the netlist, before place and route.
+    median: the run with the median clock.
+    runs: one report for each seed that could be routed.
+    failed: seed and reason of the others.
+    """
+
+    config: str
+    device: str
+    resources: Resources
+    median: Report
+    runs: list[Report]
+    failed: dict[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON takes them."""
+        return {
+            "config": self.config,
+            "device": self.device,
+            "fmax_mhz": self.median.slowest_mhz,
+            "fmax_mhz_by_seed": {run.seed: run.slowest_mhz for run in self.runs},
+            "synthesis": dataclasses.asdict(self.resources),
+            "median": self.median.to_dict(),
+            "runs": [run.to_dict() for run in self.runs],
+            "failed": self.failed,
+        }
+
+
+def build(
+    config: AcceleratorConfig, device: Device, *, seeds: int = 3, clock_mhz: float | None = None
+) -> Build:
+    """Generate, synthesise, place and route the accelerator, its UART the only pins besides clock and reset.
+
+    Parameters
+    ----------
+    seeds: nextpnr runs with seeds 1 .. seeds; their median is what one can expect.
+    clock_mhz: the clock that is wanted, by default the configuration's.
+
+    Raises
+    ------
+    InputError: no seed, or a clock that is not positive.
+    ToolError: a tool is missing, synthesis failed, or no seed could be routed.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, not {seeds}")
+    wanted = config.clock_hz / 1e6 if clock_mhz is None else clock_mhz
+    if wanted <= 0:
+        raise InputError(f"the clock must be a positive number of MHz, not {wanted:g}")
+    from popshift.hw.emit import emit_verilog  # amaranth: only once the options are known to be right
+
+    with_uart = config if config.link == "uart" else config.replace(link="uart")
+    source = emit_verilog(with_uart, technology=device.family)
+    netlist = synthesise(source, family=device.family, options=device.synthesis)
+    runs: list[Report] = []
+    failures: dict[int, ToolError] = {}
+    for seed in range(1, seeds + 1):
+        try:
+            runs.append(place_and_route(netlist, device, seed=seed, clock_mhz=wanted))
+        except ToolError as error:
+            failures[seed] = error
+    if not runs:
+        raise failures[1]
+    return Build(
+        config=config.name,
+        device=device.name,
+        resources=netlist.resources,
+        median=median(runs),
+        runs=runs,
+        failed={seed: str(error) for seed, error in failures.items()},
+    )

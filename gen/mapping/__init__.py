@@ -1,0 +1,5 @@
+"""From an integer graph to a program: placement, tiling, memory planning, assembly."""
+
+from popshift.gen.mapping.mapper import map_graph
+
+__all__ = ["map_graph"]

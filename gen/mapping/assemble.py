@@ -1,0 +1,116 @@
+"""From sections to a program: layer marks, memory images, and as many segments as the memories demand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from popshift.firmware_py.layout import TensorLayout
+from popshift.firmware_py.program import LayerRecord, Program, Segment
+from popshift.gen.mapping.predict import section_cycles
+from popshift.gen.mapping.sections import Section
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Instruction, Opcode, instruction
+
+_BASES = {Opcode.MATRIX: "weight_base", Opcode.POST: "parameter_base"}
+
+
+@dataclass
+class _Memories:
+    """The sections of one segment and the words that they take."""
+
+    sections: list[tuple[int, Section]]
+    weights: int = 0
+    parameters: int = 0
+    program: int = isa.LENGTHS[Opcode.END]
+
+    def takes(self, section: Section, config: AcceleratorConfig) -> bool:
+        return (
+            self.weights + len(section.weights) <= config.weight_depth
+            and self.parameters + len(section.parameters) <= config.parameter_depth
+            and self.program + section.program_words <= config.program_depth
+        )
+
+    def add(self, index: int, section: Section) -> None:
+        self.sections.append((index, section))
+        self.weights += len(section.weights)
+        self.parameters += len(section.parameters)
+        self.program += section.program_words
+
+
+def assemble(
+    name: str,
+    config: AcceleratorConfig,
+    sections: Sequence[Section],
+    inputs: Sequence[TensorLayout],
+    outputs: Sequence[TensorLayout],
+    tensors: Sequence[TensorLayout],
+) -> Program:
+    """Put `sections`, each of which fits the memories on its own, into segments one after the other."""
+    memories = [_Memories([])]
+    for index, section in enumerate(sections):
+        if not memories[-1].takes(section, config):
+            memories.append(_Memories([]))
+        assert memories[-1].takes(section, config), f"section {section.name} exceeds a memory"
+        memories[-1].add(index, section)
+    segments, cycles = [], []
+    for memory in memories:
+        segment, items = _segment(memory, config)
+        segments.append(segment)
+        cycles += section_cycles(items, config)
+    layers = [_record(section, found, config) for section, found in zip(sections, cycles, strict=True)]
+    return Program(
+        config=config,
+        name=name,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        tensors=list(tensors),
+        layers=layers,
+        segments=segments,
+    )
+
+
+def _segment(memory: _Memories, config: AcceleratorConfig) -> tuple[Segment, list[Instruction]]:
+    items: list[Instruction] = []
+    weights = [np.zeros((0, config.weight_word_bytes), np.uint8)]
+    parameters = [np.zeros((0, config.parameter_word_bytes), np.uint8)]
+    weight_words = parameter_words = 0
+    for index, section in memory.sections:
+        starts = {"weight_base": weight_words, "parameter_base": parameter_words}
+        items += [_moved(item, starts) for item in section.instructions]
+        items.append(instruction(Opcode.MARK, layer=index))
+        weights.append(section.weights)
+        parameters.append(section.parameters)
+        weight_words += len(section.weights)
+        parameter_words += len(section.parameters)
+    items.append(instruction(Opcode.END))
+    segment = Segment(
+        weights=np.concatenate(weights),
+        parameters=np.concatenate(parameters),
+        instructions=np.array(isa.encode_all(items), np.uint32),
+        layers=[index for index, _ in memory.sections],
+    )
+    return segment, items
+
+
+def _moved(item: Instruction, starts: dict[str, int]) -> Instruction:
+    """The instruction with its section's weights or parameters beginning at the given words."""
+    field = _BASES.get(item.opcode)
+    if field is None or item.fields.get("source") == isa.Source.FILL:
+        return item
+    return instruction(item.opcode, **{**item.fields, field: item[field] + starts[field]})
+
+
+def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRecord:
+    details = dict(section.mapping)
+    return LayerRecord(
+        name=section.name,
+        kind=section.kind,
+        output=section.output,
+        macs=section.macs,
+        predicted_cycles=cycles,
+        utilisation=section.macs / (cycles * config.peak_macs_per_cycle) if cycles else 0.0,
+        bottleneck=details.pop("bottleneck"),
+        mapping=details,
+    )

@@ -1,0 +1,87 @@
+"""Closed formulae for the cycles of a layer, fast enough to compare mappings with.
+
+They choose; what a program is said to take comes from the cycle model, `popshift.sim.cycles`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from popshift.hw.config import AcceleratorConfig
+
+LOAD_EXTRA_CYCLES = 2
+"""A pass that hides the load of the next weights lasts at least this much longer than `rows`."""
+MIN_PASS_CYCLES = 4
+START_CYCLES = 12
+"""Fetching an instruction and filling the pipelines, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionCost:
+    """Cycles of a convolution on the matrix unit.
+
+    Attributes
+    ----------
+    matrix: streaming pixels through the array.
+    weights: waiting for weights longer than the pixels last.
+    post: that the post unit takes beyond the matrix unit's time.
+    overhead: first loads, starts of instructions, and the last drain.
+    """
+
+    matrix: int
+    weights: int
+    post: int
+    overhead: int
+
+    @property
+    def cycles(self) -> int:
+        return self.matrix + self.weights + self.post + self.overhead
+
+    @classmethod
+    def of(
+        cls, tiles: Mapping[int, int], row_tiles: int, channels: int, config: AcceleratorConfig
+    ) -> "ConvolutionCost":
+        """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels."""
+        column_tiles = -(-channels // config.cols)
+        last_chunks = -(-(channels - (column_tiles - 1) * config.cols) // config.post_lanes)
+        shortest = max(config.rows + LOAD_EXTRA_CYCLES, MIN_PASS_CYCLES)
+        matrix = weights = post = 0
+        for pixels, number in tiles.items():
+            passes = row_tiles * column_tiles * number
+            half = row_tiles * max(pixels, shortest)
+            matrix += passes * pixels
+            weights += passes * max(0, shortest - pixels)
+            full = max(0, pixels * config.chunks - half) * (column_tiles - 1)
+            post += (full + max(0, pixels * last_chunks - half)) * number
+        smallest = min(tiles)
+        last_drain = min(smallest * last_chunks, row_tiles * max(smallest, shortest))
+        starts = sum(tiles.values()) * (config.rows + START_CYCLES)
+        return cls(matrix, weights, post, starts + last_drain)
+
+    @property
+    def bottleneck(self) -> str:
+        """What most of the time goes into: ``matrix``, ``weights``, ``post`` or ``overhead``."""
+        parts = {name: getattr(self, name) for name in ("matrix", "weights", "post", "overhead")}
+        return max(parts, key=lambda name: parts[name])
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCost:
+    """Cycles of a pooling: `channel` for reading, `post` for what the post unit takes beyond that."""
+
+    channel: int
+    post: int
+    overhead: int
+
+    @property
+    def cycles(self) -> int:
+        return self.channel + self.post + self.overhead
+
+    @classmethod
+    def of(cls, pixels: int, window: int, planes: int, groups: int) -> "PoolCost":
+        """Cost of `pixels` windows of `window` taps in each of `planes` planes of `groups` bank groups."""
+        windows = pixels * planes
+        return cls(windows * window, windows * max(0, groups - window), START_CYCLES + groups)
+
+    @property
+    def bottleneck(self) -> str:
+        return "channel" if self.channel >= self.post else "post"

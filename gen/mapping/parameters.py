@@ -1,0 +1,80 @@
+"""Bias, multiplier and shift of every channel for the post unit, and the proof that nothing overflows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.gen.graph import Convolution, Pool, Pooling, Requantisation
+from popshift.hw import isa, numerics
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+
+ACCUMULATOR_LIMIT = (1 << 31) - 1
+
+Lanes = tuple[int, int, int]
+
+
+def convolution_parameters(layer: Convolution, zero_point: int) -> list[Lanes]:
+    """(bias, multiplier, shift) of each output channel, the input's zero point folded into the bias.
+
+    Padding holds the zero point, so ``sum (x - z) * w = sum x * w - z * sum w`` holds for every pixel.
+
+    Raises
+    ------
+    ModelError: an accumulator could leave 32 bits, or its product with the multiplier the post unit's range.
+    """
+    weight = layer.weight.reshape(layer.weight.shape[0], -1).astype(np.int64)
+    positive, negative = np.maximum(weight, 0).sum(axis=1), np.minimum(weight, 0).sum(axis=1)
+    low, high = numerics.ACTIVATION_MIN, numerics.ACTIVATION_MAX
+    largest = high * positive + low * negative
+    smallest = low * positive + high * negative
+    bias = layer.bias.astype(np.int64) - zero_point * weight.sum(axis=1)
+    reached = np.stack([largest, -smallest, abs(bias), largest + bias, -(smallest + bias)])
+    return _checked(layer, bias, reached.max(axis=0))
+
+
+def pool_parameters(layer: Pool, zero_point: int) -> list[Lanes]:
+    """(bias, multiplier, shift) of each channel: MAX ``max(x) - z``, AVERAGE ``sum x - taps * z``.
+
+    Raises
+    ------
+    ModelError: as for `convolution_parameters`.
+    """
+    taps = layer.window.kernel[0] * layer.window.kernel[1] if layer.operation is Pooling.AVERAGE else 1
+    channels = len(layer.requantisation.multiplier)
+    bias = np.full(channels, -taps * zero_point, np.int64)
+    return _checked(layer, bias, np.full(channels, taps * 256, np.int64))
+
+
+def _checked(layer: Convolution | Pool, bias: NDArray[np.int64], reached: NDArray[np.int64]) -> list[Lanes]:
+    """Lanes of all channels; `reached` bounds the magnitude of each channel's accumulator, bias included."""
+    factors: Requantisation = layer.requantisation
+    lanes: list[Lanes] = []
+    for channel, values in enumerate(zip(bias, factors.multiplier, factors.shift, reached, strict=True)):
+        offset, multiplier, shift, bound = map(int, values)
+        if bound > ACCUMULATOR_LIMIT:
+            raise ModelError(
+                f"the accumulator of output channel {channel} can reach {bound}, beyond 32 bits",
+                where=f"layer {layer.name}",
+                remedy="use smaller weights or biases, or fewer input channels",
+            )
+        if bound * multiplier > numerics.PRODUCT_MAX:
+            raise ModelError(
+                f"channel {channel}: an accumulator of {bound} times multiplier {multiplier} exceeds 62 bits",
+                where=f"layer {layer.name}",
+                remedy="use a larger scale for the output tensor",
+            )
+        lanes.append((offset, multiplier, shift))
+    return lanes
+
+
+def pack_parameters(config: AcceleratorConfig, lanes: Sequence[Lanes]) -> NDArray[np.uint8]:
+    """Parameter words (words, bytes) of consecutive channels; lanes beyond the last hold (0, 0, 0)."""
+    groups = -(-len(lanes) // config.post_lanes)
+    padded = [*lanes, *[(0, 0, 0)] * (groups * config.post_lanes - len(lanes))]
+    words = [
+        isa.pack_parameter(config, padded[group * config.post_lanes : (group + 1) * config.post_lanes])
+        for group in range(groups)
+    ]
+    return np.frombuffer(b"".join(words), np.uint8).reshape(groups, config.parameter_word_bytes)

@@ -1,0 +1,219 @@
+"""Where tensors live: how many banks a copy of each takes (its period), how many copies, and at which word.
+
+A word of the activation memory spans all banks, so copies cost nothing and there are always as many as fit
+beside each other. What the period decides is the number of row tiles of the convolutions that read the tensor
+(a short period lets their taps spread more evenly over the rows) and the number of planes, hence words.
+
+The post unit writes groups of `post_lanes` banks, so what it writes has a period of whole groups; a tensor
+that the host writes may have any. A pool works on all banks alike: its output has the period of its input,
+and both are whole groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from popshift.firmware_py.layout import TensorLayout
+from popshift.gen.graph import Convolution, Graph, Pool, Tensor
+from popshift.gen.mapping import tiling
+from popshift.gen.mapping.cost import PoolCost
+from popshift.gen.mapping.padding import Padding, padding_of
+from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+
+HOST = -1
+"""The step, before the first operator, in which the host writes the inputs and their padding is filled in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A tensor with the padding around it, not yet at an address."""
+
+    tensor: Tensor
+    padding: Padding
+    period: int
+    copies: int
+
+    @property
+    def row_pitch(self) -> int:
+        return self.tensor.shape[2] + self.padding.side
+
+    @property
+    def first_word(self) -> int:
+        """From the buffer's start to row 0, column 0."""
+        return self.padding.side + self.padding.top * self.row_pitch
+
+    @property
+    def plane_words(self) -> int:
+        rows = self.padding.top + self.tensor.shape[1] + self.padding.bottom
+        return rows * self.row_pitch + self.padding.side
+
+    @property
+    def planes(self) -> int:
+        return -(-self.tensor.shape[0] // self.period)
+
+    @property
+    def words(self) -> int:
+        return self.planes * self.plane_words
+
+    def at(self, offset: int) -> TensorLayout:
+        """The layout when the buffer starts at word `offset`."""
+        return TensorLayout(
+            name=self.tensor.name,
+            shape=self.tensor.shape,
+            scale=self.tensor.scale,
+            zero_point=self.tensor.zero_point,
+            base=offset + self.first_word,
+            row_pitch=self.row_pitch,
+            plane_step=self.plane_words,
+            period=self.period,
+            copies=self.copies,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A buffer and its place."""
+
+    buffer: Buffer
+    layout: TensorLayout
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A period for all tensors of a class: cycles of the operators that read them, and their words."""
+
+    period: int
+    cycles: int
+    words: int
+
+
+def place(graph: Graph, config: AcceleratorConfig) -> dict[str, Placed]:
+    """Choose periods and addresses of all tensors of `graph` (after `separate_padding`).
+
+    Every class of tensors that share a period starts with the one that takes the fewest cycles; while the
+    buffers do not fit, the class of the peak that loses least gives way to a choice of fewer words.
+
+    Raises
+    ------
+    ModelError: the tensors alive at some operator do not fit the activation memory.
+    """
+    paddings = {name: padding_of(graph, name) for name in graph.tensors}
+    classes = _classes(graph)
+    choices = [_choices(graph, paddings, members, config) for members in classes]
+    chosen = [options[0] for options in choices]
+    while True:
+        buffers = {
+            name: _buffer(graph.tensors[name], paddings[name], choice.period, config)
+            for members, choice in zip(classes, chosen, strict=True)
+            for name in members
+        }
+        buffers = {name: buffers[name] for name in graph.tensors}
+        lifetimes = [_lifetime(graph, name, buffer.words) for name, buffer in buffers.items()]
+        try:
+            offsets = plan(lifetimes, config.activation_depth)
+        except DoesNotFitError as error:
+            if not _give_way(classes, choices, chosen, error.peak):
+                raise _refusal(graph, error, config) from None
+            continue
+        return {name: Placed(buffer, buffer.at(offsets[name])) for name, buffer in buffers.items()}
+
+
+def _buffer(tensor: Tensor, padding: Padding, period: int, config: AcceleratorConfig) -> Buffer:
+    return Buffer(tensor=tensor, padding=padding, period=period, copies=config.rows // period)
+
+
+def _classes(graph: Graph) -> list[list[str]]:
+    """Tensors grouped by what pools tie together."""
+    leader = {name: name for name in graph.tensors}
+    for operator in graph.operators:
+        if isinstance(operator, Pool):
+            old, new = leader[operator.output], leader[operator.input]
+            leader = {name: new if first == old else first for name, first in leader.items()}
+    classes: dict[str, list[str]] = {}
+    for name, first in leader.items():
+        classes.setdefault(first, []).append(name)
+    return list(classes.values())
+
+
+def _choices(
+    graph: Graph, paddings: dict[str, Padding], members: Sequence[str], config: AcceleratorConfig
+) -> list[_Choice]:
+    """The sensible periods of a class, fastest first; each later one needs fewer words than all before it."""
+    written = any(operator.output in members for operator in graph.operators)
+    step = config.post_lanes if written else 1
+    pooled = any(isinstance(reader, Pool) for name in members for reader in graph.consumers(name))
+    if pooled:
+        step = config.post_lanes
+    most = max(graph.tensors[name].shape[0] for name in members)
+    options = []
+    for period in range(step, min(config.rows, -(-most // step) * step) + 1, step):
+        buffers = [_buffer(graph.tensors[name], paddings[name], period, config) for name in members]
+        cycles = sum(_reader_cycles(graph, buffer, config) for buffer in buffers)
+        options.append(_Choice(period, cycles, sum(buffer.words for buffer in buffers)))
+    options.sort(key=lambda choice: (choice.cycles, choice.words, choice.period))
+    kept = options[:1]
+    for option in options[1:]:
+        if option.words < kept[-1].words:
+            kept.append(option)
+    return kept
+
+
+def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> int:
+    """Predicted cycles of all operators that read the tensor."""
+    cycles = 0
+    for reader in graph.consumers(buffer.tensor.name):
+        _, height, width = graph.tensors[reader.output].shape
+        kernel = reader.window.kernel[0] * reader.window.kernel[1]
+        if isinstance(reader, Convolution):
+            row_tiles = tiling.row_tile_count(buffer.tensor.shape[0], kernel, buffer.period, buffer.copies)
+            channels = reader.weight.shape[0]
+            cycles += tiling.pixel_tiles(height, width, row_tiles, channels, config)[1].cycles
+        else:
+            groups = buffer.period // config.post_lanes
+            cycles += PoolCost.of(height * width, kernel, buffer.planes, groups).cycles
+    return cycles
+
+
+def _lifetime(graph: Graph, name: str, words: int) -> Lifetime:
+    writers = [step for step, operator in enumerate(graph.operators) if operator.output == name]
+    readers = [step for step, operator in enumerate(graph.operators) if operator.input == name]
+    first = HOST if name in graph.inputs else min(writers, default=HOST)
+    last = len(graph.operators) if name in graph.outputs else max([first, *readers])
+    return Lifetime(name, words, first, last)
+
+
+def _give_way(
+    classes: Sequence[Sequence[str]],
+    choices: Sequence[Sequence[_Choice]],
+    chosen: list[_Choice],
+    peak: Sequence[Lifetime],
+) -> bool:
+    """Move one class of the peak to its next choice, the cheapest per word saved; False if none is left."""
+    names = {buffer.name for buffer in peak}
+    best: tuple[float, int, _Choice] | None = None
+    for index, members in enumerate(classes):
+        position = choices[index].index(chosen[index]) + 1
+        if position < len(choices[index]) and names & set(members):
+            option = choices[index][position]
+            price = (option.cycles - chosen[index].cycles) / (chosen[index].words - option.words)
+            if best is None or price < best[0]:
+                best = price, index, option
+    if best is None:
+        return False
+    chosen[best[1]] = best[2]
+    return True
+
+
+def _refusal(graph: Graph, error: DoesNotFitError, config: AcceleratorConfig) -> ModelError:
+    if error.step == HOST:
+        where = f"input {', '.join(graph.inputs)}"
+    else:
+        where = f"layer {graph.operators[min(error.step, len(graph.operators) - 1)].name}"
+    parts = " + ".join(f"{buffer.name} {buffer.words}" for buffer in error.peak)
+    return ModelError(
+        f"the tensors alive here need {error.needed} words of activation memory ({parts}), "
+        f"there are {config.activation_depth}",
+        where=where,
+        remedy=f"raise activation_depth to at least {error.needed}, or use a smaller network or input",
+    )

@@ -1,0 +1,189 @@
+"""Pooling on the channel unit, and the filling of an input's padding: sections without weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from popshift.gen.graph import Pool, Pooling
+from popshift.gen.mapping.cost import PoolCost
+from popshift.gen.mapping.parameters import Lanes, pack_parameters, pool_parameters
+from popshift.gen.mapping.placement import Placed
+from popshift.gen.mapping.sections import (
+    Section,
+    bank_groups,
+    copy_mask,
+    fill_padding,
+    no_words,
+    part_name,
+    post_rectangle,
+    tile_ranges,
+    window_base,
+    words_of,
+)
+from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+from popshift.hw.isa import ChannelOperation, Instruction, Opcode, Source, instruction
+
+MAX_KERNEL = 1 << 6
+"""Turns of a kernel loop that an instruction can hold."""
+MAX_PLANES = 1 << 12
+TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
+OPERATIONS = {Pooling.MAX: ChannelOperation.MAX, Pooling.AVERAGE: ChannelOperation.SUM}
+
+
+def pool_sections(layer: Pool, source: Placed, target: Placed, config: AcceleratorConfig) -> list[Section]:
+    """The layer's sections: one, unless a memory forces more.
+
+    Raises
+    ------
+    ModelError: a kernel beyond 64 x 64, or the parameters of one plane exceed the parameter memory.
+    """
+    if max(layer.window.kernel) > MAX_KERNEL:
+        size = " x ".join(map(str, layer.window.kernel))
+        raise ModelError(
+            f"the pooling window is {size}, larger than {MAX_KERNEL} x {MAX_KERNEL}",
+            where=f"layer {layer.name}",
+            remedy="pool in two steps",
+        )
+    assert source.layout.period == target.layout.period, "a pool keeps every channel in its banks"
+    groups, planes = bank_groups(source, config), source.layout.planes
+    lanes = pool_parameters(layer, source.layout.zero_point)
+    uniform = len(set(lanes)) == 1
+    if not uniform and groups > config.parameter_depth:
+        raise ModelError(
+            f"the parameters of one plane take {groups} words, there are {config.parameter_depth}",
+            where=f"layer {layer.name}",
+            remedy=f"raise parameter_depth to at least {groups}",
+        )
+    _, height, width = target.layout.shape
+    tiles = cut(height, width, -(-height // MAX_COUNT), -(-width // MAX_COUNT))
+    fills = fill_padding(target, config)
+    at_once = MAX_PLANES if uniform else min(MAX_PLANES, config.parameter_depth // groups)
+    parts = [
+        (start, min(start + at_once, planes), piece)
+        for start in range(0, planes, at_once)
+        for piece in tile_ranges(tiles, TILE_WORDS, words_of(fills), config.program_depth)
+    ]
+    window = layer.window.kernel[0] * layer.window.kernel[1]
+    return [
+        Section(
+            name=part_name(layer.name, index, len(parts)),
+            kind=f"{layer.operation} pool",
+            output=layer.output,
+            macs=0,
+            instructions=_instructions(
+                layer, source, target, config, (start, stop), piece, uniform, [] if index else fills
+            ),
+            weights=no_words(config.weight_word_bytes),
+            parameters=_parameters(
+                config, lanes, uniform, start * source.layout.period, stop * source.layout.period
+            ),
+            mapping=_details(source, target, (start, stop), piece, window, groups),
+        )
+        for index, (start, stop, piece) in enumerate(parts)
+    ]
+
+
+def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
+    """Fill the padding of an input tensor. A section of its own: its readers must wait until it is there."""
+    padding = placed.buffer.padding
+    return Section(
+        name=f"padding of {placed.layout.name}",
+        kind="padding",
+        output=placed.layout.name,
+        macs=0,
+        instructions=fill_padding(placed, config),
+        weights=no_words(config.weight_word_bytes),
+        parameters=no_words(config.parameter_word_bytes),
+        mapping={
+            "unit": "post",
+            "output_period": placed.layout.period,
+            "output_copies": placed.layout.copies,
+            "words": placed.buffer.words
+            - placed.layout.planes * placed.layout.shape[1] * placed.layout.shape[2],
+            "value": padding.value,
+            "bottleneck": "post",
+        },
+    )
+
+
+def _parameters(config: AcceleratorConfig, lanes: list[Lanes], uniform: bool, start: int, stop: int):
+    if uniform:
+        return pack_parameters(config, lanes[:1] * config.post_lanes)
+    # Every plane has words for all its groups, also for those beyond the last channel.
+    return pack_parameters(config, [*lanes, *[(0, 0, 0)] * (stop - len(lanes))][start:stop])
+
+
+def _instructions(
+    layer: Pool,
+    source: Placed,
+    target: Placed,
+    config: AcceleratorConfig,
+    planes: tuple[int, int],
+    tiles: Sequence[Rectangle],
+    uniform: bool,
+    fills: list[Instruction],
+) -> list[Instruction]:
+    window, layout = layer.window, source.layout
+    down, right = window.stride[0] * layout.row_pitch, window.stride[1]
+    kx_moved = (window.kernel[1] - 1) * window.dilation[1]
+    taps_moved = (window.kernel[0] - 1) * window.dilation[0] * layout.row_pitch + kx_moved
+    groups = bank_groups(source, config)
+    items: list[Instruction] = []
+    for tile in tiles:
+        x_moved = (tile.width - 1) * right + taps_moved
+        channel = instruction(
+            Opcode.CHANNEL,
+            operation=OPERATIONS[layer.operation],
+            x_count=tile.width,
+            y_count=tile.height,
+            kx_count=window.kernel[1],
+            ky_count=window.kernel[0],
+            planes=planes[1] - planes[0],
+            period=groups,
+            base=window_base(source, window.padding, window.stride, tile) + planes[0] * layout.plane_step,
+            kx_step=window.dilation[1],
+            ky_step=window.dilation[0] * layout.row_pitch - kx_moved,
+            x_step=right - taps_moved,
+            y_step=down - x_moved,
+            plane_step=layout.plane_step - (tile.height - 1) * down - x_moved,
+        )
+        post = instruction(
+            Opcode.POST,
+            source=Source.CHANNEL,
+            period=groups,
+            uniform=int(uniform),
+            zero_point=target.layout.zero_point,
+            low=layer.requantisation.low,
+            high=layer.requantisation.high,
+            chunks=planes[1] - planes[0],
+            parameter_base=0,
+            mask=copy_mask(target, config),
+            **post_rectangle(target, tile, planes[0]),
+        )
+        items += [channel, *(fills if not items else []), post]
+    return items
+
+
+def _details(
+    source: Placed,
+    target: Placed,
+    planes: tuple[int, int],
+    tiles: Sequence[Rectangle],
+    window: int,
+    groups: int,
+) -> dict[str, Any]:
+    """Plain values for `explain` and the reports."""
+    number = planes[1] - planes[0]
+    return {
+        "unit": "channel",
+        "input_period": source.layout.period,
+        "input_copies": source.layout.copies,
+        "output_period": target.layout.period,
+        "output_copies": target.layout.copies,
+        "planes": list(planes),
+        "window": window,
+        "pixel_tiles": len(tiles),
+        "bottleneck": PoolCost.of(sum(tile.pixels for tile in tiles), window, number, groups).bottleneck,
+    }

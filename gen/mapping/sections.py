@@ -1,0 +1,151 @@
+"""Sections: the instructions, weights and parameters of one layer, not yet at their place in the memories.
+
+Weight and parameter addresses count from the section's own first word; `popshift.gen.mapping.assemble` moves
+them. A layer whose weights, parameters or instructions exceed a memory becomes several sections, for ranges
+of its output channels and pixel tiles.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.gen.mapping.padding import Padding
+from popshift.gen.mapping.placement import Placed
+from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, split
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Instruction, Opcode, Source, instruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What runs between two marks.
+
+    ``weights`` and ``parameters``: uint8 (words, bytes of a word). ``mapping``: plain values for reports.
+    """
+
+    name: str
+    kind: str
+    output: str
+    macs: int
+    instructions: list[Instruction]
+    weights: NDArray[np.uint8]
+    parameters: NDArray[np.uint8]
+    mapping: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def program_words(self) -> int:
+        """Words of its instructions and of the MARK behind them."""
+        return words_of(self.instructions) + isa.LENGTHS[Opcode.MARK]
+
+
+def words_of(instructions: Sequence[Instruction]) -> int:
+    """Program words that `instructions` take."""
+    return sum(isa.LENGTHS[item.opcode] for item in instructions)
+
+
+def no_words(word_bytes: int) -> NDArray[np.uint8]:
+    """An empty piece of a memory."""
+    return np.zeros((0, word_bytes), np.uint8)
+
+
+def part_name(name: str, index: int, count: int) -> str:
+    """Name of part `index` (from 0) of a layer in `count` sections."""
+    return name if count == 1 else f"{name}[{index + 1}/{count}]"
+
+
+def bank_groups(placed: Placed, config: AcceleratorConfig) -> int:
+    """Bank groups that one copy of a tensor written by the post unit takes."""
+    groups, rest = divmod(placed.layout.period, config.post_lanes)
+    assert rest == 0, f"{placed.layout.name}: a period of {placed.layout.period} is not whole groups"
+    return groups
+
+
+def copy_mask(placed: Placed, config: AcceleratorConfig) -> int:
+    """Bank mask of the first group of every copy."""
+    groups = bank_groups(placed, config)
+    return sum(1 << copy * groups for copy in range(placed.layout.copies))
+
+
+def window_base(
+    source: Placed, padding: tuple[int, int, int, int], stride: tuple[int, int], tile: Rectangle
+) -> int:
+    """Word of the top left tap, in plane 0, of the window of the tile's first output pixel."""
+    top, _, left, _ = padding
+    return source.layout.word(0, tile.y * stride[0] - top, tile.x * stride[1] - left)
+
+
+def post_rectangle(target: Placed, tile: Rectangle, plane: int = 0) -> dict[str, int]:
+    """The address fields of a POST that writes `tile`, from plane `plane` on."""
+    layout = target.layout
+    return {
+        "base": layout.base + plane * layout.plane_step + tile.y * layout.row_pitch + tile.x,
+        "x_count": tile.width,
+        "y_count": tile.height,
+        "x_step": 1,
+        "y_step": layout.row_pitch - (tile.width - 1),
+        "plane_step": layout.plane_step,
+    }
+
+
+def tile_ranges(
+    tiles: Sequence[Rectangle], tile_words: int, fixed_words: int, depth: int
+) -> list[Sequence[Rectangle]]:
+    """The pixel tiles in as many pieces as the program memory demands."""
+    room = depth - fixed_words - isa.LENGTHS[Opcode.MARK] - isa.LENGTHS[Opcode.END]
+    at_once = room // tile_words
+    assert at_once >= 1, "the smallest program memory holds a layer's padding and one pixel tile"
+    return [tiles[start : start + size] for start, size in split(len(tiles), -(-len(tiles) // at_once))]
+
+
+def fill_padding(placed: Placed, config: AcceleratorConfig) -> list[Instruction]:
+    """FILLs that write the padding of a buffer, and nothing but the padding."""
+    layout, padding, height = placed.layout, placed.buffer.padding, placed.layout.shape[1]
+    first = layout.base - placed.buffer.first_word
+    last_gap = layout.base + (height - 1) * layout.row_pitch + layout.shape[2]
+    pieces = [
+        *_run(first, placed.buffer.first_word),
+        *_gaps(layout.base + layout.shape[2], padding, height - 1, layout.row_pitch),
+        *_run(last_gap, padding.side + padding.bottom * layout.row_pitch),
+    ]
+    used = -(-layout.period * layout.copies // config.post_lanes)
+    return [
+        instruction(
+            Opcode.POST,
+            source=Source.FILL,
+            period=1,
+            uniform=1,
+            zero_point=padding.value,
+            low=-128,
+            high=127,
+            chunks=placed.buffer.planes,
+            parameter_base=0,
+            base=start,
+            x_count=width,
+            y_count=rows,
+            x_step=1,
+            y_step=pitch - (width - 1),
+            plane_step=layout.plane_step,
+            mask=(1 << used) - 1,
+        )
+        for start, width, rows, pitch in pieces
+    ]
+
+
+def _run(start: int, words: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, width, rows, pitch) of the rectangles that make up `words` consecutive words."""
+    rows, rest = divmod(words, MAX_COUNT)
+    if rows:
+        yield start, MAX_COUNT, rows, MAX_COUNT
+    if rest:
+        yield start + rows * MAX_COUNT, rest, 1, rest
+
+
+def _gaps(start: int, padding: Padding, number: int, pitch: int) -> Iterator[tuple[int, int, int, int]]:
+    """The same for the words between `number` pairs of rows."""
+    for y in range(0, number, MAX_COUNT):
+        for x in range(0, padding.side, MAX_COUNT):
+            yield start + y * pitch + x, min(MAX_COUNT, padding.side - x), min(MAX_COUNT, number - y), pitch

@@ -1,0 +1,116 @@
+"""Cutting a convolution into passes: which tap sits in which row of which row tile, and which pixels make a
+pixel tile.
+
+A *tap* is (input channel, kernel row, kernel column). Row r of the array reads bank r, so a tap may sit in
+any row whose bank holds its channel: bank ``channel % period`` of each copy.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.gen.mapping.cost import ConvolutionCost
+from popshift.hw.config import AcceleratorConfig
+
+MAX_COUNT = 1 << 12
+"""Turns of a pixel loop that an instruction can hold."""
+MORE_TILES = 24
+"""How many more pixel tiles than necessary are considered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Output pixels ``y .. y + height - 1`` by ``x .. x + width - 1``."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+def row_tile_count(channels: int, kernel_taps: int, period: int, copies: int) -> int:
+    """Row tiles that a convolution over `channels` needs: the fullest bank of a copy decides."""
+    fullest = -(-channels // period) * kernel_taps
+    return -(-fullest // copies)
+
+
+def assign_taps(
+    channels: int, kernel: tuple[int, int], period: int, copies: int, rows: int
+) -> NDArray[np.int64]:
+    """Which tap each row of each row tile holds.
+
+    Returns
+    -------
+    int64 (row tiles, rows): the tap's number ``(channel * kernel height + ky) * kernel width + kx``, or -1
+    for a row left empty.
+    """
+    kernel_taps = kernel[0] * kernel[1]
+    tiles = row_tile_count(channels, kernel_taps, period, copies)
+    taps = np.full((tiles, rows), -1, np.int64)
+    for residue in range(min(period, channels)):
+        channel = np.arange(residue, channels, period)
+        numbers = (channel[:, None] * kernel_taps + np.arange(kernel_taps)).ravel()
+        tile, copy = np.divmod(np.arange(len(numbers)), copies)
+        taps[tile, residue + copy * period] = numbers
+    return taps
+
+
+def split(length: int, parts: int) -> list[tuple[int, int]]:
+    """`length` cut into `parts` pieces (start, size) that differ by at most one, the larger first."""
+    size, larger = divmod(length, parts)
+    pieces, start = [], 0
+    for part in range(parts):
+        pieces.append((start, size + (part < larger)))
+        start += pieces[-1][1]
+    return pieces
+
+
+def cut(height: int, width: int, row_parts: int, column_parts: int) -> tuple[Rectangle, ...]:
+    """Rectangles that cover `height` x `width`, row by row."""
+    columns = split(width, column_parts)
+    return tuple(Rectangle(y, x, tall, wide) for y, tall in split(height, row_parts) for x, wide in columns)
+
+
+@lru_cache(maxsize=4096)
+def pixel_tiles(
+    height: int, width: int, row_tiles: int, channels: int, config: AcceleratorConfig
+) -> tuple[tuple[Rectangle, ...], ConvolutionCost]:
+    """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
+
+    Few large tiles need fewer instructions; but the drain of the last tile is not hidden by anything, which
+    speaks for small ones, and tiles of fewer than rows + 2 pixels wait for weights.
+    """
+    best: tuple[tuple[Rectangle, ...], ConvolutionCost] | None = None
+    limit = min(config.accumulator_depth, MAX_COUNT)
+    fewest_columns = -(-width // limit)
+    for column_parts in range(fewest_columns, min(width, fewest_columns + 3) + 1):
+        widest = -(-width // column_parts)
+        fewest_rows = -(-height // min(limit // widest, MAX_COUNT))
+        for row_parts in range(fewest_rows, min(height, fewest_rows + MORE_TILES) + 1):
+            cost = _cost(height, width, row_parts, column_parts, row_tiles, channels, config)
+            if best is None or cost.cycles < best[1].cycles:
+                best = cut(height, width, row_parts, column_parts), cost
+    assert best is not None
+    return best
+
+
+def _cost(
+    height: int,
+    width: int,
+    row_parts: int,
+    column_parts: int,
+    row_tiles: int,
+    channels: int,
+    config: AcceleratorConfig,
+) -> ConvolutionCost:
+    sizes: dict[int, int] = {}
+    for _, tall in split(height, row_parts):
+        for _, wide in split(width, column_parts):
+            sizes[tall * wide] = sizes.get(tall * wide, 0) + 1
+    return ConvolutionCost.of(sizes, row_tiles, channels, config)

@@ -1,0 +1,132 @@
+"""The channel unit: work that stays within a channel, on all banks at once."""
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import numerics
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
+from popshift.hw.isa import ChannelOperation, Opcode
+from popshift.hw.memory.activations import ActivationMemory, address_bits
+
+READ_LATENCY = 2 + ActivationMemory.LATENCY
+"""Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory."""
+
+
+class ChannelUnit(wiring.Component):
+    """Pooling: folds windows to their maximum or sum, one word (a byte of every bank) a cycle.
+
+    A finished window is held for the post unit, which takes it group by group: windows end at least ``period`` cycles apart.
+
+    Members
+    -------
+    command ports, idle, illegal.
+    address: of all banks; `addressing` says that it holds. reading: strobe, a cycle before that.
+    activations: the bytes, `READ_LATENCY` cycles after `reading`.
+    active: the post unit takes windows. window: strobe: a window is finished.
+    group: the group of channels wanted. values: theirs, a cycle later.
+    outside: the address lies beyond the memory.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                **command_members(),
+                "idle": Out(1),
+                "illegal": Out(1),
+                "address": Out(address_bits(config)),
+                "reading": Out(1),
+                "addressing": Out(1),
+                "activations": In(data.ArrayLayout(signed(8), config.rows)),
+                "active": In(1),
+                "window": Out(1),
+                "group": In(range(max(2, config.bank_groups))),
+                "values": Out(data.ArrayLayout(signed(numerics.CHANNEL_SUM_BITS), config.post_lanes)),
+                "outside": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.command = command = CommandRegisters(Opcode.CHANNEL)
+        connect_command(m, self, command)
+        field = command.field
+
+        running = Signal()
+        address = Signal(ADDRESS_BITS, reset_less=True)
+        loops = []  # innermost first: (count field, step field)
+        for name in ("kx", "ky", "x", "y"):
+            loops.append((field(f"{name}_count"), field(f"{name}_step")))
+        loops.append((field("planes"), field("plane_step")))
+        counters = [Signal.like(count, name=f"loop_{index}") for index, (count, _) in enumerate(loops)]
+        ends = [Signal(name=f"end_{index}") for index in range(len(loops))]
+        m.d.comb += [end.eq(counter == count) for end, counter, (count, _) in zip(ends, counters, loops, strict=True)]
+        last_tap = ends[0] & ends[1]
+        spacing = Signal.like(field("period"))  # cycles until the window before has been taken
+        issue = Signal()
+        m.d.comb += issue.eq(running & self.active & (~last_tap | (spacing == 0)))
+        with m.If(spacing != 0):
+            m.d.sync += spacing.eq(spacing - 1)
+        with m.If(issue):
+            with m.If(last_tap):
+                m.d.sync += spacing.eq(field("period"))
+            step, inner = loops[-1][1], ends[0]
+            for index in reversed(range(len(loops) - 1)):
+                step = Mux(ends[index], step, loops[index][1])
+            m.d.sync += [address.eq(address + step), counters[0].eq(Mux(ends[0], 0, counters[0] + 1))]
+            for index in range(1, len(loops)):
+                with m.If(inner):
+                    m.d.sync += counters[index].eq(Mux(ends[index], 0, counters[index] + 1))
+                inner = inner & ends[index]
+            with m.If(inner):
+                m.d.sync += running.eq(0)
+        with m.If(self.go & ~self.illegal):
+            m.d.sync += [running.eq(1), address.eq(field("base"))]
+            m.d.sync += [counter.eq(0) for counter in counters]
+
+        first_tap = (counters[0] == 0) & (counters[1] == 0)
+        flags = [issue, issue & first_tap, issue & last_tap]
+        for step in range(READ_LATENCY):
+            flags = [_register(m, flag, f"{n}_{step}") for n, flag in zip(("valid", "first", "last"), flags, strict=True)]
+        valid, first, last = flags
+        own_address = Signal(address_bits(config), reset_less=True)
+        m.d.sync += [own_address.eq(address), self.addressing.eq(issue)]
+        m.d.comb += [
+            self.idle.eq(~running),
+            self.illegal.eq((field("operation") > ChannelOperation.SUM) | (field("period") >= config.bank_groups)),
+            self.address.eq(own_address),
+            self.reading.eq(issue),
+            self.outside.eq(issue & (address >= config.activation_depth)),
+        ]
+        self._fold(m, field("operation") == ChannelOperation.MAX, valid, first, last)
+        return m
+
+    def _fold(self, m: Module, maximum, valid, first, last) -> None:
+        config = self._config
+        bits = numerics.CHANNEL_SUM_BITS
+        held = []
+        finished = _register(m, last, "finished")
+        for bank in range(config.rows):
+            value, result = Signal(signed(bits), name=f"fold_{bank}"), Signal(signed(bits), name=f"held_{bank}")
+            x = self.activations[bank]
+            folded = Mux(maximum, Mux(value < x, x, value), value + x)
+            with m.If(valid):
+                m.d.sync += value.eq(Mux(first, x, folded))
+            with m.If(finished):
+                m.d.sync += result.eq(value)
+            held.append(result)
+        m.d.comb += self.window.eq(finished)
+        for lane in range(config.post_lanes):
+            chosen = Array([held[bank] for bank in range(lane, config.rows, config.post_lanes)])[self.group]
+            value = Signal(signed(bits), name=f"value_{lane}", reset_less=True)
+            m.d.sync += value.eq(chosen)
+            m.d.comb += self.values[lane].eq(value)
+
+
+def _register(m: Module, value, name: str) -> Signal:
+    register = Signal.like(value, name=name)
+    m.d.sync += register.eq(value)
+    return register

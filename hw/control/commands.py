@@ -1,0 +1,398 @@
+"""The command unit: executes the host's requests, exactly as `popshift.hw.packet` describes them."""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import packet
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.admission import READ_REQUEST_BYTES, Admission
+from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter
+from popshift.hw.link.framing import FrameReceiver, FrameTransmitter
+from popshift.hw.packet import Space, Type
+
+WORD_ADDRESS_BITS = 24
+ERROR_BITS = 16
+"""Width of the count of damaged frames; it stays at its largest value."""
+_WORD_SPACES = (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM)
+_ANSWER_BYTES = {
+    Type.OPEN: packet.IDENTITY.size,
+    Type.RESET: packet.IDENTITY.size,
+    Type.STATUS: packet.STATE.size,
+    Type.COUNTERS: packet.COUNTERS.size,
+}
+
+
+class CommandUnit(wiring.Component):
+    """Executes requests one after the other; while it does, the link waits.
+
+    A WRITE is checked in full (whole words, addresses) before its first byte is written. The words of a frame are then
+    written from the last to the first and the bytes of each from its top: a word of any size so ends at bit 0.
+
+    Parameters
+    ----------
+    config: rows, memory depths, word sizes, digest.
+    read_latency: cycles from `read_address` to `read_data`, at least 1.
+
+    Members
+    -------
+    rx, tx: encoded frames.
+    activation_write_valid, _mask, _address, _data: write one byte into one word of every bank in the mask.
+    word_write_space: strobe, bit 0 weight, 1 parameter, 2 program memory: write one word.
+    word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
+    read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is taken.
+    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only), under the
+        settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
+    proceed: strobe: leave the pause.
+    reset_machine: strobe: back to IDLE from any state.
+    status, layer, pc, cycles, counters: of the machine; the count of link errors is replaced by the unit's own.
+
+    Cycles: WRITE: two per payload byte of activations or words (one to receive, one to write), one per word for the
+    check, some twenty to decide; the answer follows. READ: read_latency + 5 per byte.
+    """
+
+    rx: stream.Interface
+    tx: stream.Interface
+    activation_write_valid: Signal
+    activation_write_mask: Signal
+    activation_write_address: Signal
+    activation_write_data: Signal
+    word_write_space: Signal
+    word_write_address: Signal
+    word_write_data: Signal
+    read_bank: Signal
+    read_address: Signal
+    read_data: Signal
+    start: Signal
+    start_pc: Signal
+    pause: Signal
+    cycle_limit: Signal
+    proceed: Signal
+    reset_machine: Signal
+    status: Signal
+    layer: Signal
+    pc: Signal
+    cycles: Signal
+    counters: data.View
+
+    def __init__(self, *, config: AcceleratorConfig, read_latency: int = 4) -> None:
+        if not isinstance(read_latency, int) or read_latency < 1:
+            raise ValueError(
+                f"read_latency must be an integer of at least 1, not {read_latency!r}; count the memory's register"
+            )
+        self._config = config
+        self._read_latency = read_latency
+        self._word_bytes = (1, config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)
+        super().__init__(
+            {
+                "rx": In(stream.Signature(8)),
+                "tx": Out(stream.Signature(8)),
+                "activation_write_valid": Out(1),
+                "activation_write_mask": Out(config.rows),
+                "activation_write_address": Out(ADDRESS_BITS),
+                "activation_write_data": Out(8),
+                "word_write_space": Out(len(_WORD_SPACES)),
+                "word_write_address": Out(WORD_ADDRESS_BITS),
+                "word_write_data": Out(8 * max(self._word_bytes)),
+                "read_bank": Out(range(max(config.rows, 2))),
+                "read_address": Out(ADDRESS_BITS),
+                "read_data": In(8),
+                "start": Out(1),
+                "start_pc": Out(ADDRESS_BITS),
+                "pause": Out(1),
+                "cycle_limit": Out(COUNTER_BITS),
+                "proceed": Out(1),
+                "reset_machine": Out(1),
+                "status": In(4),
+                "layer": In(16),
+                "pc": In(ADDRESS_BITS),
+                "cycles": In(COUNTER_BITS),
+                "counters": In(data.ArrayLayout(unsigned(COUNTER_BITS), len(Counter))),
+            }
+        )
+
+    def _create(self) -> None:
+        """The parts and the registers that several methods share."""
+        self._receiver = FrameReceiver()
+        self._transmitter = FrameTransmitter()
+        self._admission = Admission(config=self._config)
+        header = self._receiver.header
+        self._type = header.type
+        self._space = header.address[packet.SPACE_SHIFT : packet.SPACE_SHIFT + 2]
+        self._is_activation = self._space == Space.ACTIVATION
+        self._is_write = header.type == Type.WRITE
+        self._is_read = header.type == Type.READ
+
+        self._resend, self._refused = Signal(), Signal()
+        self._has_payload = Signal()
+        """Whether an answer is more than its header; `position` then tells by how much."""
+        self._position = Signal(range(packet.MAX_PAYLOAD + 1))
+        """Payload bytes still to go: to be checked, to be executed, to be sent."""
+        self._next_position = Signal(range(-packet.MAX_PAYLOAD, packet.MAX_PAYLOAD))
+        self._walking = Signal()
+        self._in_mask = Signal()
+        """The bytes streamed are the bank mask of an activation WRITE."""
+        self._issue = Signal()
+        """A payload byte is being fetched."""
+        self._offset = Signal(range(packet.MAX_PAYLOAD + 1))
+        """Words past the address of the request."""
+        self._address = Signal(WORD_ADDRESS_BITS + 1)
+        self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size))
+        """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
+        self._load, self._shift_out = Signal(), Signal()
+        self._errors = Signal(ERROR_BITS)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        self._create()
+        m.submodules.receiver = receiver = self._receiver
+        m.submodules.transmitter = transmitter = self._transmitter
+        m.submodules.admission = admission = self._admission
+        wiring.connect(m, wiring.flipped(self.rx), receiver.i)
+        wiring.connect(m, transmitter.o, wiring.flipped(self.tx))
+        m.d.comb += [
+            admission.header.eq(receiver.header),
+            admission.length.eq(receiver.length),
+            admission.status.eq(self.status),
+            admission.refused.eq(self._refused),
+            self._next_position.eq(self._position - Mux(self._walking, self._check_step, 1)),
+        ]
+        with m.If(self.reset_machine):
+            m.d.sync += self._errors.eq(0)
+        with m.Elif(receiver.damaged & ~self._errors.all()):
+            m.d.sync += self._errors.eq(self._errors + 1)
+
+        self._elaborate_write_path(m)
+        m.d.sync += self.start.eq(0)
+        with m.FSM():
+            self._decide(m)
+            self._check(m)
+            self._stream(m)
+            self._answer_header(m)
+            self._answer_payload(m)
+        return m
+
+    @property
+    def _check_step(self):
+        return Array([self._config.bank_mask_bytes, *self._word_bytes[1:]])[self._space]
+
+    def _refuse(self, m: Module) -> None:
+        m.d.sync += self._refused.eq(1)
+        m.next = "HEADER"
+
+    def _elaborate_write_path(self, m: Module) -> None:
+        """What follows the fetch of a payload byte: the byte itself one cycle later, the write one more."""
+        address, shifter, issue = self._receiver.header.address, self._shifter, self._issue
+        is_data = self._is_write & ~self._in_mask
+        last_lane = Array([size - 1 for size in self._word_bytes])[self._space]
+        lane = Signal(range(max(self._word_bytes)))
+        arrived, word_arrived = Signal(), Signal()
+        word_issued = issue & is_data & (lane == 0)
+        m.d.sync += [
+            lane.eq(Mux(issue & (lane != 0), lane - 1, last_lane)),
+            arrived.eq(issue),
+            word_arrived.eq(word_issued),
+        ]
+        with m.If(word_issued):
+            m.d.sync += self._offset.eq(self._offset - 1)
+        # During the data of an activation WRITE the shifter keeps the mask.
+        with m.If(arrived & ~(is_data & self._is_activation)):
+            m.d.sync += shifter.eq(Cat(self._receiver.read_data, shifter))
+        with m.Elif(self._load):
+            word = self._answer_word
+            m.d.sync += shifter[:32].eq(Cat(word.word_select(lane, 8) for lane in reversed(range(4))))
+        with m.Elif(self._shift_out):
+            m.d.sync += shifter.eq(Cat(Const(0, 8), shifter))
+
+        # Where a WRITE has the upper part of its address, a READ has its bank.
+        upper = Mux(self._is_read, 0, address[ADDRESS_BITS:WORD_ADDRESS_BITS])
+        m.d.sync += [
+            self._address.eq(Cat(address[:ADDRESS_BITS], upper) + self._offset),
+            self.activation_write_valid.eq(word_arrived & self._is_activation),
+            self.activation_write_data.eq(self._receiver.read_data),
+            self.word_write_space.eq(Cat(word_arrived & (self._space == space) for space in _WORD_SPACES)),
+        ]
+        m.d.comb += [
+            self._receiver.read_address.eq(self._next_position),
+            self.activation_write_mask.eq(shifter),
+            self.activation_write_address.eq(self._address),
+            self.word_write_address.eq(self._address),
+            self.word_write_data.eq(shifter),
+            self.read_bank.eq(address[packet.BANK_SHIFT :]),
+            self.read_address.eq(self._address),
+            self.start_pc.eq(shifter),
+        ]
+
+    def _decide(self, m: Module) -> None:
+        admission = self._admission
+        with m.State("IDLE"):
+            m.d.sync += [
+                self._position.eq(self._receiver.length),
+                self._offset.eq(0),
+                self._resend.eq(0),
+                self._refused.eq(0),
+                self._has_payload.eq(0),
+            ]
+            with m.If(self._receiver.valid):
+                m.next = "DECIDE"
+
+        with m.State("DECIDE"):
+            m.d.comb += admission.decide.eq(1)
+            m.next = "HEADER"
+            with m.If(admission.resend):
+                m.d.sync += self._resend.eq(1)
+            with m.Elif(admission.refuse):
+                m.d.sync += self._refused.eq(1)
+            with m.Else(), m.Switch(self._type):
+                with m.Case(Type.WRITE):
+                    with m.If(admission.fresh):
+                        m.next = "WALK"
+                with m.Case(Type.RUN):
+                    with m.If(admission.fresh):
+                        m.next = "STREAM"
+                with m.Case(Type.READ):
+                    m.next = "STREAM"
+                with m.Case(Type.CONTINUE):
+                    m.d.comb += self.proceed.eq(admission.fresh)
+                for number, size in _ANSWER_BYTES.items():
+                    with m.Case(number):
+                        m.d.sync += [self._position.eq(size), self._has_payload.eq(1)]
+                        if number is Type.RESET:
+                            m.d.comb += self.reset_machine.eq(admission.fresh)
+
+        with m.State("DONE"):
+            m.d.comb += [admission.answered.eq(1), self._receiver.release.eq(1)]
+            m.next = "IDLE"
+
+    def _check(self, m: Module) -> None:
+        """WALK counts the words of a WRITE, COUNT takes those of a READ; ADD and BOUND compare them with the depth."""
+        config, offset, position = self._config, self._offset, self._position
+        with m.State("WALK"):
+            m.d.comb += self._walking.eq(1)
+            with m.If(self._next_position[-1]):
+                m.d.sync += position.eq(self._receiver.length)
+                m.next = "ADD"
+                with m.If(self._is_activation | (position != 0)):
+                    self._refuse(m)
+            with m.Elif(self._is_activation):
+                m.d.sync += [
+                    offset.eq(self._next_position),
+                    position.eq(config.bank_mask_bytes),
+                    self._in_mask.eq(1),
+                ]
+                m.next = "ADD"
+            with m.Else():
+                m.d.sync += [offset.eq(offset + 1), position.eq(self._next_position)]
+
+        with m.State("COUNT"):
+            count = self._shifter[: 8 * READ_REQUEST_BYTES]
+            m.d.sync += [offset.eq(count), position.eq(count)]
+            m.next = "ADD"
+            with m.If((count == 0) | (count > packet.MAX_PAYLOAD)):
+                self._refuse(m)
+
+        with m.State("ADD"):
+            m.next = "BOUND"
+
+        with m.State("BOUND"):
+            depths = (
+                config.activation_depth,
+                config.weight_depth,
+                config.parameter_depth,
+                config.program_depth,
+            )
+            with m.If(self._address > Array(depths)[self._space]):
+                m.d.sync += self._in_mask.eq(0)
+                self._refuse(m)
+            with m.Elif(self._is_read):
+                m.d.sync += [offset.eq(0), self._has_payload.eq(1)]
+                m.next = "HEADER"
+            with m.Else():
+                m.next = "STREAM"
+
+    def _stream(self, m: Module) -> None:
+        """Fetches the payload from its end to its beginning; of a bank mask and its data, the mask first."""
+        position = self._position
+        floor = Mux(self._is_write & self._is_activation & ~self._in_mask, self._config.bank_mask_bytes, 0)
+        with m.State("STREAM"):
+            with m.If(position != floor):
+                m.d.comb += self._issue.eq(1)
+                m.d.sync += position.eq(self._next_position)
+            with m.Elif(self._in_mask):
+                m.d.sync += [position.eq(self._receiver.length), self._in_mask.eq(0)]
+            with m.Elif(self._is_read):
+                m.next = "COUNT"
+            with m.Elif(self._is_write):
+                m.next = "HEADER"
+            with m.Else():
+                m.next = "START"
+
+        with m.State("START"):
+            m.d.sync += [
+                self.start.eq(1),
+                self.pause.eq(self._shifter[16:24].any()),
+                self.cycle_limit.eq(self._shifter[32:64]),
+            ]
+            m.next = "HEADER"
+
+    def _answer_header(self, m: Module) -> None:
+        header, sent = self._receiver.header.as_value(), self._transmitter.i
+        index = Signal(range(packet.HEADER.size))
+        with m.State("HEADER"):
+            m.d.comb += [sent.valid.eq(1), sent.payload.data.eq(header[:8])]
+            with m.If(index == 1):
+                code = Mux(self._resend, packet.RESEND, packet.REFUSED)
+                number = Mux(self._resend | self._refused, code, header[:7])
+                m.d.comb += sent.payload.data.eq(packet.ANSWER | number)
+            with m.Elif(self._resend & (index != 0)):
+                m.d.comb += sent.payload.data.eq(Mux(index == 2, self._admission.expected, 0))
+            with m.If(sent.ready):
+                m.d.comb += self._receiver.rotate.eq(1)
+                m.d.sync += index.eq(index + 1)
+            with m.If(index == packet.HEADER.size - 1):
+                m.d.comb += sent.payload.last.eq(~self._has_payload)
+                with m.If(sent.ready):
+                    m.d.sync += index.eq(0)
+                    m.next = "DONE"
+                    with m.If(self._has_payload):
+                        m.next = "PREPARE"
+
+    @property
+    def _answer_word(self):
+        """Word of STATUS or COUNTERS that starts when `position` bytes are left."""
+        words_left = self._position[2:6]
+        state = [0, self.cycles, self.pc, Cat(self.status, Const(0, 12), self.layer)]
+        counters = [0, *(self.counters[number] for number in reversed(Counter))]
+        counters[len(Counter) - Counter.LINK_ERRORS] = self._errors
+        return Mux(self._type == Type.STATUS, Array(state)[words_left[:2]], Array(counters)[words_left])
+
+    def _answer_payload(self, m: Module) -> None:
+        """PREPARE waits for a byte of the activation memory, or loads a word; SEND sends bytes."""
+        sent, position, is_read = self._transmitter.i, self._position, self._is_read
+        is_identity = (self._type == Type.OPEN) | (self._type == Type.RESET)
+        identity = packet.IDENTITY.pack(*packet.identity(self._config))
+        waited = Signal(range(self._read_latency + 1))
+        with m.State("PREPARE"):
+            m.d.comb += self._load.eq(1)
+            m.d.sync += waited.eq(waited + 1)
+            with m.If(~is_read | (waited == self._read_latency)):
+                m.d.sync += waited.eq(0)
+                m.next = "SEND"
+
+        with m.State("SEND"):
+            m.d.comb += [
+                sent.valid.eq(1),
+                sent.payload.last.eq(position == 1),
+                sent.payload.data.eq(self._shifter[24:32]),
+            ]
+            with m.If(is_read):
+                m.d.comb += sent.payload.data.eq(self.read_data)
+            with m.Elif(is_identity):
+                m.d.comb += sent.payload.data.eq(Array([0, *reversed(identity)])[position[:4]])
+            with m.If(sent.ready):
+                m.d.comb += self._shift_out.eq(1)
+                m.d.sync += [position.eq(self._next_position), self._offset.eq(self._offset + 1)]
+                with m.If(position == 1):
+                    m.next = "DONE"
+                with m.Elif(is_read | (~is_identity & (position[:2] == 1))):
+                    m.next = "PREPARE"

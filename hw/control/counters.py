@@ -1,0 +1,53 @@
+"""Counters of a run: where its cycles went and what it moved."""
+
+from amaranth.hdl import Const, Module, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import COUNTER_BITS, CYCLE_CAUSES, Counter
+
+
+class Counters(wiring.Component):
+    """Counts events while the machine runs; without `performance_counters` all but CYCLES stay 0.
+
+    Members
+    -------
+    clear: strobe. cycles: counted by the sequencer. running.
+    events: one bit per counter; of the cycle causes the first one set counts, CONTROL if none is.
+    values: in the order of `Counter`.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "clear": In(1),
+                "cycles": In(COUNTER_BITS),
+                "running": In(1),
+                "events": In(len(Counter)),
+                "values": Out(data.ArrayLayout(unsigned(COUNTER_BITS), len(Counter))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.values[Counter.CYCLES].eq(self.cycles)
+        if not self._config.performance_counters:
+            return m
+        earlier: Signal | Const = Const(0, 1)
+        for counter in Counter:
+            if counter in (Counter.CYCLES, Counter.LINK_ERRORS):
+                continue
+            event = self.events[counter]
+            if counter is CYCLE_CAUSES[-1]:
+                event = ~earlier
+            elif counter in CYCLE_CAUSES:
+                event, earlier = event & ~earlier, earlier | event
+            counted = Signal(name=f"counted_{counter.name.lower()}")
+            value = Signal(COUNTER_BITS, name=counter.name.lower())
+            m.d.sync += [counted.eq(event & self.running), value.eq(value + counted)]
+            with m.If(self.clear):
+                m.d.sync += [counted.eq(0), value.eq(0)]
+            m.d.comb += self.values[counter].eq(value)
+        return m

@@ -1,0 +1,222 @@
+"""The sequencer: fetches instructions, hands them to the units, stops at marks, errors and the end."""
+
+from contextlib import contextmanager
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Opcode, Status
+
+UNITS = (Opcode.MATRIX, Opcode.POST, Opcode.CHANNEL)
+"""Units in the order of the ports that have one bit per unit."""
+
+FETCH_CYCLES = 2
+"""Cycles from the address of an instruction's first word to the word."""
+
+UNIT_ERRORS = (
+    Status.ACTIVATION_ADDRESS,
+    Status.WEIGHT_ADDRESS,
+    Status.PARAMETER_ADDRESS,
+    Status.ACCUMULATOR_ADDRESS,
+)
+"""What units report, in the order of the bits of `errors` (the first one set is the status)."""
+
+
+class Sequencer(wiring.Component):
+    """Executes a program.
+
+    An instruction takes its words plus two cycles if its unit is idle when it has been fetched; otherwise it is
+    fetched again once the unit is idle.
+
+    Members
+    -------
+    start, start_pc, pause, cycle_limit, proceed: the host's RUN and CONTINUE. Ignored unless the machine is stopped without error, paused.
+    reset_machine: back to IDLE.
+    program_address, program_data: read port of the program memory.
+    command_write (one bit per unit), command_index, command_word, go (one bit per unit), unit_idle, unit_illegal.
+    all_idle: nothing is under way in any unit. progress: some unit does something. errors: one bit per `UNIT_ERRORS`.
+    abort: puts the units back into their reset state.
+    status, layer, pc, cycles: for the host. running: cycles are counted. begin: strobe: a run begins.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "start_pc": In(16),
+                "pause": In(1),
+                "cycle_limit": In(32),
+                "proceed": In(1),
+                "reset_machine": In(1),
+                "program_address": Out((config.program_depth - 1).bit_length()),
+                "program_data": In(isa.WORD_BITS),
+                "command_write": Out(len(UNITS)),
+                "command_index": Out(range(isa.MAX_LENGTH)),
+                "command_word": Out(isa.WORD_BITS),
+                "go": Out(len(UNITS)),
+                "unit_idle": In(len(UNITS)),
+                "unit_illegal": In(len(UNITS)),
+                "all_idle": In(1),
+                "progress": In(1),
+                "errors": In(len(UNIT_ERRORS)),
+                "abort": Out(1),
+                "status": Out(Status, init=Status.IDLE),
+                "layer": Out(16),
+                "pc": Out(16),
+                "cycles": Out(32),
+                "running": Out(1),
+                "begin": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = self._config.program_depth
+        opcode = self.program_data[: isa.OPCODE_BITS]
+        length, unit, known = self._decode(m, opcode)
+        address = Signal(17)
+        index = Signal(range(isa.MAX_LENGTH))
+        target, words = Signal.like(unit), Signal.like(length)
+        ending, marked = Signal(), Signal(16)
+        moving, stop, error = Signal(), Signal(), Signal(Status)
+        m.d.comb += [
+            self.program_address.eq(address),
+            self.command_index.eq(index),
+            self.command_word.eq(self.program_data),
+            self.running.eq(self.status == Status.RUNNING),
+        ]
+
+        def fetch(at):
+            m.d.sync += [self.pc.eq(at), address.eq(at)]
+            m.next = "FETCH"
+
+        @contextmanager
+        def state(name):
+            with m.State(name):
+                yield
+                with m.If(stop):
+                    m.next = "FAILED"
+
+        with m.FSM():
+            with state("STOPPED"):
+                allowed = (self.status == Status.IDLE) | (self.status == Status.DONE)
+                with m.If(self.start & allowed):
+                    m.d.comb += self.begin.eq(1)
+                    m.d.sync += [self.status.eq(Status.RUNNING), self.layer.eq(0)]
+                    fetch(self.start_pc)
+                with m.If(self.proceed & (self.status == Status.PAUSED)):
+                    m.d.sync += self.status.eq(Status.RUNNING)
+                    fetch(self.pc + 1)
+            with state("FETCH"):
+                m.d.comb += moving.eq(1)
+                m.d.sync += address.eq(address + 1)
+                m.next = "FETCH_WAIT"
+            with state("FETCH_WAIT"):
+                m.d.comb += moving.eq(1)
+                m.d.sync += [address.eq(address + 1), index.eq(0)]
+                m.next = "DECODE"
+            with state("DECODE"):
+                m.d.comb += moving.eq(1)
+                place = isa.PLACEMENTS[Opcode.MARK]["layer"]
+                m.d.sync += [
+                    address.eq(address + 1),
+                    target.eq(unit),
+                    words.eq(length),
+                    ending.eq(opcode == Opcode.END),
+                    marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
+                ]
+                with m.If(self.pc >= depth):
+                    m.d.comb += error.eq(Status.PROGRAM_ADDRESS)
+                with m.Elif(~known):
+                    m.d.comb += error.eq(Status.ILLEGAL_INSTRUCTION)
+                with m.Elif(self.pc + length > depth):
+                    m.d.comb += error.eq(Status.PROGRAM_ADDRESS)
+                with m.Elif(unit == 0):
+                    m.next = "BARRIER"
+                with m.Elif((unit & self.unit_idle).any()):
+                    m.d.comb += self.command_write.eq(unit)
+                    m.d.sync += index.eq(1)
+                    m.next = "STREAM"
+                with m.Else():
+                    m.next = "WAIT"
+            with state("WAIT"):
+                with m.If((target & self.unit_idle).any()):
+                    fetch(self.pc)
+            with state("STREAM"):
+                m.d.comb += [moving.eq(1), self.command_write.eq(target)]
+                m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
+                with m.If(index == words - 1):
+                    m.d.sync += address.eq(self.pc + words)
+                    m.next = "GO"
+            with state("GO"):  # also the first cycle of the next fetch
+                m.d.comb += moving.eq(1)
+                with m.If((target & self.unit_illegal).any()):
+                    m.d.comb += error.eq(Status.ILLEGAL_INSTRUCTION)
+                with m.Else():
+                    m.d.comb += self.go.eq(target)
+                    m.d.sync += [self.pc.eq(self.pc + words), address.eq(address + 1)]
+                    m.next = "FETCH_WAIT"
+            with state("BARRIER"):
+                with m.If(self.all_idle):
+                    m.d.comb += moving.eq(1)
+                    with m.If(ending):
+                        m.d.sync += self.status.eq(Status.DONE)
+                        m.next = "STOPPED"
+                    with m.Else():
+                        m.d.sync += self.layer.eq(marked)
+                        with m.If(self.pause):
+                            m.d.sync += self.status.eq(Status.PAUSED)
+                            m.next = "STOPPED"
+                        with m.Else():
+                            fetch(self.pc + 1)
+            with m.State("FAILED"):
+                m.d.comb += self.abort.eq(1)
+                m.next = "STOPPED"
+        self._watch(m, error, moving, stop)
+        return m
+
+    @staticmethod
+    def _decode(m: Module, opcode) -> tuple[Signal, Signal, Signal]:
+        """Length in words, unit (one-hot, none for barriers) and whether the opcode exists."""
+        length, unit, known = Signal(range(isa.MAX_LENGTH + 1)), Signal(len(UNITS)), Signal()
+        with m.Switch(opcode):
+            for code, words in isa.LENGTHS.items():
+                with m.Case(code):
+                    m.d.comb += [known.eq(1), length.eq(words)]
+                    if code in UNITS:
+                        m.d.comb += unit.eq(1 << UNITS.index(code))
+        return length, unit, known
+
+    def _watch(self, m: Module, error: Signal, moving: Signal, stop: Signal) -> None:
+        """Errors of the units, the watchdogs and the reset override whatever the state machine decided."""
+        quiet = Signal(range(isa.NO_PROGRESS_CYCLES + 1))
+        too_long = Signal()
+        m.d.sync += too_long.eq((self.cycle_limit != 0) & (self.cycles >= self.cycle_limit))
+        with m.If(self.begin):
+            m.d.sync += self.cycles.eq(0)
+        with m.If(~self.running | moving | self.progress):
+            m.d.sync += quiet.eq(0)
+        with m.Else():
+            m.d.sync += quiet.eq(quiet + 1)
+        with m.If(self.running):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+            failed, status = Signal(), Signal(Status)
+            with m.If(error != Status.IDLE):
+                m.d.comb += [failed.eq(1), status.eq(error)]
+            for bit, code in enumerate(UNIT_ERRORS):
+                with m.Elif(self.errors[bit]):
+                    m.d.comb += [failed.eq(1), status.eq(code)]
+            with m.Elif(quiet == isa.NO_PROGRESS_CYCLES):
+                m.d.comb += [failed.eq(1), status.eq(Status.NO_PROGRESS)]
+            with m.Elif(too_long):
+                m.d.comb += [failed.eq(1), status.eq(Status.CYCLE_LIMIT)]
+            with m.If(failed):
+                m.d.sync += self.status.eq(status)
+                m.d.comb += stop.eq(1)
+        with m.If(self.reset_machine):
+            m.d.sync += [self.status.eq(Status.IDLE), self.cycles.eq(0), self.layer.eq(0), self.pc.eq(0)]
+            m.d.comb += stop.eq(1)

@@ -1,0 +1,1 @@
+"""The host link: byte transport (UART) and framing (COBS, CRC-32)."""

@@ -1,0 +1,224 @@
+"""Frames on the byte stream: COBS, CRC-32, and the buffers they need.
+
+The layout of a frame is that of `popshift.hw.packet`. COBS (Cheshire and Baker, "Consistent Overhead Byte Stuffing",
+1999) removes the zeros, so that a zero byte can end a frame and a receiver finds its way again after any damage.
+"""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import packet
+
+MAX_BLOCK = 254
+"""Data bytes in the longest COBS block."""
+
+HEADER = data.StructLayout({"sequence": packet.SEQUENCE_BITS, "type": 8, "address": 32})
+FRAME_BYTE = data.StructLayout({"data": 8, "last": 1})
+assert HEADER.size == 8 * packet.HEADER.size
+
+
+class FrameReceiver(wiring.Component):
+    """Takes frames apart, keeps one that arrived whole, drops the others.
+
+    Members
+    -------
+    i: encoded bytes. Not ready while a frame is held.
+    valid: a frame is held; everything below describes it.
+    header: its header.
+    rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the link and
+        the sixth strobe restores it.
+    length: payload bytes, 0 .. 1024.
+    read_address, read_data: its payload; the byte follows its address by one cycle.
+    release: strobe: drop the frame and listen again.
+    damaged: strobe: a frame was dropped: wrong CRC, wrong length, or a delimiter inside a COBS block. Further
+        delimiters behind a delimiter are no frames.
+
+    One byte per cycle.
+    """
+
+    i: stream.Interface
+    valid: Signal
+    header: data.View
+    rotate: Signal
+    length: Signal
+    read_address: Signal
+    read_data: Signal
+    release: Signal
+    damaged: Signal
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "i": In(stream.Signature(8)),
+                "valid": Out(1),
+                "header": Out(HEADER),
+                "rotate": In(1),
+                "length": Out(range(packet.MAX_PAYLOAD + 1)),
+                "read_address": In(range(packet.MAX_PAYLOAD)),
+                "read_data": Out(8),
+                "release": In(1),
+                "damaged": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        accept = self.i.valid & self.i.ready
+        ended = accept & (self.i.payload == packet.DELIMITER)
+        m.d.comb += self.i.ready.eq(~self.valid)
+
+        # COBS: a code byte c stands for c - 1 data bytes and, unless it is 255 or the first, for a zero before it.
+        block_left = Signal(8, init=1)
+        begun = Signal()
+        zero_due = Signal()
+        is_code = block_left == 1
+        byte = Signal(8)
+        byte_valid = Signal()
+        m.d.comb += [
+            byte.eq(Mux(is_code, 0, self.i.payload)),
+            byte_valid.eq(accept & ~ended & (~is_code | zero_due)),
+        ]
+        with m.If(ended):
+            m.d.sync += [block_left.eq(1), begun.eq(0), zero_due.eq(0)]
+        with m.Elif(accept):
+            m.d.sync += [block_left.eq(Mux(is_code, self.i.payload, block_left - 1)), begun.eq(1)]
+            with m.If(is_code):
+                m.d.sync += zero_due.eq(self.i.payload != MAX_BLOCK + 1)
+
+        whole = self._collect(m, starts=accept & ~begun, byte=byte, byte_valid=byte_valid)
+        with m.If(ended & begun):
+            m.d.sync += self.valid.eq(is_code & whole)
+            m.d.comb += self.damaged.eq(~(is_code & whole))
+        with m.Elif(self.release):
+            m.d.sync += self.valid.eq(0)
+        return m
+
+    def _collect(self, m: Module, *, starts, byte: Signal, byte_valid: Signal):
+        """Header, payload and CRC of the decoded bytes; returns whether those since `starts` are a frame."""
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
+        m.submodules.buffer = buffer = memory.Memory(shape=8, depth=packet.MAX_PAYLOAD, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+
+        # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header itself, the
+        # last four are the CRC, which needs no room in the buffer.
+        count = Signal(range(2 * packet.MAX_PAYLOAD))
+        length = Signal.like(count)
+        oversize = Signal()
+        in_header = count[-1] & count[-2]
+        full = length[-1] & ~length[-2]
+        header = self.header.as_value()
+        m.d.comb += [
+            length.eq(count - packet.CRC_BYTES),
+            self.length.eq(length),
+            crc.start.eq(starts),
+            crc.data.eq(byte),
+            crc.valid.eq(byte_valid),
+            write.addr.eq(count),
+            write.data.eq(byte),
+            write.en.eq(byte_valid & ~count[-1]),
+            read.addr.eq(self.read_address),
+            self.read_data.eq(read.data),
+        ]
+        with m.If(starts):
+            m.d.sync += [count.eq(-packet.HEADER.size), oversize.eq(0)]
+        with m.Elif(byte_valid):
+            with m.If(full):
+                m.d.sync += oversize.eq(1)
+            with m.Else():
+                m.d.sync += count.eq(count + 1)
+        with m.If((byte_valid & in_header) | self.rotate):
+            m.d.sync += header.eq(Cat(header[8:], Mux(self.rotate, header[:8], byte)))
+        return crc.match_detected & ~oversize & ~(length[-1] & length[-2])
+
+
+class FrameTransmitter(wiring.Component):
+    """Appends the CRC to a frame's bytes, encodes them, adds the delimiter.
+
+    Members
+    -------
+    i: header and payload; `last` with the frame's last byte.
+    o: encoded bytes.
+
+    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes nothing while
+    it sends a block; empty frames do not exist.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(stream.Signature(FRAME_BYTE)), "o": Out(stream.Signature(8))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
+        m.submodules.buffer = buffer = memory.Memory(shape=8, depth=256, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+
+        # Where the next byte comes from: the stream, then the four bytes of the CRC, then no more.
+        crc_index = Signal(range(packet.CRC_BYTES))
+        in_crc, complete = Signal(), Signal()
+        byte, take = Signal(8), Signal()
+        length = Signal(range(MAX_BLOCK + 1))
+        sent = Signal.like(length)
+        m.d.comb += [
+            byte.eq(Mux(in_crc, crc.crc.word_select(crc_index, 8), self.i.payload.data)),
+            crc.data.eq(self.i.payload.data),
+            crc.valid.eq(take & ~in_crc),
+            write.addr.eq(length),
+            write.data.eq(byte),
+            write.en.eq(take),
+            read.addr.eq(sent),
+            read.en.eq(self.o.ready),
+        ]
+        with m.If(take):
+            with m.If(in_crc):
+                m.d.sync += [crc_index.eq(crc_index + 1), complete.eq(crc_index == packet.CRC_BYTES - 1)]
+            with m.Else():
+                m.d.sync += in_crc.eq(self.i.payload.last)
+
+        # A frame that ends in a zero still has a block, an empty one, behind it: only GATHER decides which is the last.
+        final = Signal()
+
+        def block_over(m: Module) -> None:
+            m.d.sync += length.eq(0)
+            with m.If(final):
+                m.next = "DELIMITER"
+            with m.Else():
+                m.next = "GATHER"
+
+        with m.FSM():
+            with m.State("GATHER"):
+                m.d.sync += sent.eq(0)
+                m.d.sync += final.eq(complete)
+                with m.If(complete | (length == MAX_BLOCK)):
+                    m.next = "CODE"
+                with m.Elif(in_crc | self.i.valid):
+                    m.d.comb += [take.eq(1), self.i.ready.eq(~in_crc)]
+                    with m.If(byte == 0):
+                        m.next = "CODE"
+                    with m.Else():
+                        m.d.sync += length.eq(length + 1)
+            with m.State("CODE"):
+                m.d.comb += [self.o.payload.eq(length + 1), self.o.valid.eq(1)]
+                with m.If(self.o.ready):
+                    m.d.sync += sent.eq(1)
+                    with m.If(length == 0):
+                        block_over(m)
+                    with m.Else():
+                        m.next = "DATA"
+            with m.State("DATA"):
+                m.d.comb += [self.o.payload.eq(read.data), self.o.valid.eq(1)]
+                with m.If(self.o.ready):
+                    m.d.sync += sent.eq(sent + 1)
+                    with m.If(sent == length):
+                        block_over(m)
+            with m.State("DELIMITER"):
+                m.d.comb += [self.o.payload.eq(packet.DELIMITER), self.o.valid.eq(1)]
+                with m.If(self.o.ready):
+                    m.d.comb += crc.start.eq(1)
+                    m.d.sync += [in_crc.eq(0), complete.eq(0)]
+                    m.next = "GATHER"
+        return m

@@ -1,0 +1,118 @@
+"""The pipelined mesh of combinational tiles: weight-stationary, in the manner of Gemmini's (Genc et al., DAC 2021)."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.matrix.pe import COLUMNS
+from popshift.hw.tech.portable import Portable
+
+
+def tree_latency(tile_rows: int) -> int:
+    """Registered levels of the adder tree over one column of a tile."""
+    return (tile_rows - 1).bit_length()
+
+
+def mesh_latency(config: AcceleratorConfig) -> int:
+    """Cycles from an activation at row tile 0 to the sum at the bottom of column tile 0."""
+    return config.multiplier_stages + tree_latency(config.tile_rows) + config.mesh_rows
+
+
+class Mesh(wiring.Component):
+    """`rows` x `cols` PEs in tiles of `tile_rows` x `tile_cols`.
+
+    Everything is one wavefront: what enters row tile i must come i cycles after row tile 0; column tile j answers j cycles after
+    column tile 0. Inside, activations and control move right, weights and partial sums down, a register per tile.
+
+    Members
+    -------
+    activations: one byte per row, skewed by row tile.
+    switch: skewed by row tile: from this cycle on the activations meet the weights loaded before.
+    load: skewed by row tile: the row tile takes the weight row on `weights` (its first row first).
+    weights: one row of weights, as row tile 0 and column tile 0 see it (the mesh skews it further).
+    sums: one per column, skewed by column tile; `mesh_latency` cycles behind the activations of row tile 0.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
+        self._config, self._technology = config, technology
+        self._column = COLUMNS["mul"]
+        super().__init__(
+            {
+                "activations": In(data.ArrayLayout(signed(8), config.rows)),
+                "switch": In(config.mesh_rows),
+                "load": In(config.mesh_rows),
+                "weights": In(data.ArrayLayout(self._column.WEIGHT_BITS, config.cols)),
+                "sums": Out(data.ArrayLayout(signed(config.psum_bits), config.cols)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        weights = self._skewed_weights(m)
+        sums: list[list[Signal | None]] = [[None] * config.tile_cols for _ in range(config.mesh_cols)]
+        for i in range(config.mesh_rows):
+            rows = range(i * config.tile_rows, (i + 1) * config.tile_rows)
+            activations = [self.activations[row] for row in rows]
+            switch, load = self.switch[i], self.load[i]
+            for j in range(config.mesh_cols):
+                tile = Module()
+                m.submodules[f"tile_{i}_{j}"] = tile
+                sums[j] = [
+                    self._column_sum(tile, activations, weights[j][c], switch, load, sums[j][c], f"r{i}_c{j}_{c}")
+                    for c in range(config.tile_cols)
+                ]
+                if j + 1 < config.mesh_cols:
+                    activations = [_hop(tile, value, f"activation_{r}") for r, value in enumerate(activations)]
+                    switch, load = _hop(tile, switch, "switch"), _hop(tile, load, "load")
+                if i + 1 < config.mesh_rows:
+                    weights[j] = [_hop(tile, value, f"weight_down_{c}") for c, value in enumerate(weights[j])]
+        for j, column in enumerate(sums):
+            for c, value in enumerate(column):
+                m.d.comb += self.sums[j * config.tile_cols + c].eq(value)
+        return m
+
+    def _skewed_weights(self, m: Module) -> list[list[Signal]]:
+        """The weights of each column tile, delayed by its distance from the left edge."""
+        config = self._config
+        tiles = []
+        for j in range(config.mesh_cols):
+            values = [self.weights[j * config.tile_cols + c] for c in range(config.tile_cols)]
+            for step in range(j):
+                values = [_hop(m, value, f"weight_right_{j}_{c}_{step}") for c, value in enumerate(values)]
+            tiles.append(values)
+        return tiles
+
+    def _column_sum(self, m: Module, activations, weight_in, switch, load, above, name: str) -> Signal:
+        """One column of a tile: two weight registers per row, products, adder tree, and the sum from above."""
+        config, bits = self._config, self._column.WEIGHT_BITS
+        rows = config.tile_rows
+        shadow = [Signal(signed(bits), name=f"shadow_{name}_{r}", reset_less=True) for r in range(rows)]
+        active = [Signal(signed(bits), name=f"active_{name}_{r}", reset_less=True) for r in range(rows)]
+        with m.If(load):  # rows move up as later ones enter at the bottom: the first row loaded ends on top
+            m.d.sync += Cat(*shadow).eq(Cat(*shadow[1:], weight_in))
+        with m.If(switch):
+            m.d.sync += Cat(*active).eq(Cat(*shadow))
+        level = self._column.products(m, self._technology, activations, active, stages=config.multiplier_stages)
+        depth = 0
+        while len(level) > 1:
+            depth += 1
+            following = []
+            for index in range(0, len(level), 2):
+                pair = level[index : index + 2]
+                width = len(pair[0]) + (len(pair) > 1)
+                partial = Signal(signed(width), name=f"tree_{name}_{depth}_{index // 2}", reset_less=True)
+                m.d.sync += partial.eq(sum(pair[1:], start=pair[0]))
+                following.append(partial)
+            level = following
+        total = Signal(signed(config.psum_bits), name=f"psum_{name}", reset_less=True)
+        m.d.sync += total.eq(level[0] if above is None else above + level[0])
+        return total
+
+
+def _hop(m: Module, value, name: str) -> Signal:
+    """`value` one tile further."""
+    register = Signal.like(value, name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register

@@ -1,0 +1,62 @@
+"""Banked activation memory: one byte a bank, an own read address for every bank, one write address for all."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.memory.ram import Ram
+from popshift.hw.tech.portable import Portable
+
+
+def address_bits(config: AcceleratorConfig) -> int:
+    """Bits of an activation address inside the memory."""
+    return (config.activation_depth - 1).bit_length()
+
+
+class ActivationMemory(wiring.Component):
+    """`rows` banks of `activation_depth` bytes.
+
+    Bank b is written with byte ``b % post_lanes`` of the write data, so a group of `post_lanes` neighbouring banks takes
+    one result of the post unit, and the same byte in all lanes fills any set of banks.
+
+    Members
+    -------
+    read_address: one per bank. read_data: one byte per bank, `Ram.LATENCY` cycles later.
+    write_mask: one bit per bank. write_address, write_data: registered once inside (the fan-out is wide); a write is
+        visible to reads that start two cycles later.
+    """
+
+    LATENCY = Ram.LATENCY
+
+    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
+        self._config, self._technology = config, technology
+        bits = address_bits(config)
+        super().__init__(
+            {
+                "read_address": In(data.ArrayLayout(bits, config.rows)),
+                "read_data": Out(data.ArrayLayout(8, config.rows)),
+                "write_mask": In(config.rows),
+                "write_address": In(bits),
+                "write_data": In(data.ArrayLayout(8, config.post_lanes)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        mask = Signal(config.rows)
+        address = Signal.like(self.write_address, reset_less=True)
+        lanes = [Signal(8, name=f"write_lane_{lane}", reset_less=True) for lane in range(config.post_lanes)]
+        m.d.sync += [mask.eq(self.write_mask), address.eq(self.write_address)]
+        m.d.sync += [lane.eq(self.write_data[index]) for index, lane in enumerate(lanes)]
+        for bank in range(config.rows):
+            m.submodules[f"bank_{bank}"] = ram = self._technology.ram(width=8, depth=config.activation_depth)
+            m.d.comb += [
+                ram.read_address.eq(self.read_address[bank]),
+                self.read_data[bank].eq(ram.read_data),
+                ram.write_enable.eq(mask[bank]),
+                ram.write_address.eq(address),
+                ram.write_data.eq(lanes[bank % config.post_lanes]),
+            ]
+        return m

@@ -1,0 +1,166 @@
+"""Loop nest of the POST instruction: which value comes next, and where its result goes."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
+from popshift.hw.isa import Opcode, Source
+
+ELEMENT = data.StructLayout(
+    {
+        "valid": 1,
+        "row_end": 1,  # the next pixel begins a row
+        "pixel_end": 1,  # the next element belongs to another pixel
+        "area_end": 1,  # the next pixel begins the x/y rectangle again
+        "plane_end": 1,  # and does so one plane further
+        "mask_restart": 1,  # the next element belongs to the first group again
+        "mask_shift": 1,  # or to the next group
+    }
+)
+"""What travels through the pipeline with every element, so that the writing side needs no counters."""
+
+
+class PostControl(wiring.Component):
+    """Walks through the elements of an instruction, one a cycle.
+
+    Members
+    -------
+    command ports: see `command_members`. idle, illegal.
+    full: strobe: another accumulator half can be drained. release: strobe: the current one has been.
+    window: strobe: the channel unit delivers a finished window. channel_active: it may deliver.
+    drained: the pipeline is empty.
+    element: of this cycle. source: where its value comes from.
+    address, chunk, half: of the accumulators. group: of the channel unit's window.
+    parameter_address: of the element's parameters. outside: it lies beyond the parameter memory.
+    zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
+    begin: a new instruction begins.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        self._command = command = CommandRegisters(Opcode.POST)
+        passed_on = ("zero_point", "low", "high", "base", "x_step", "y_step", "plane_step", "mask")
+        self._passed_on = passed_on
+        super().__init__(
+            {
+                **command_members(),
+                "idle": Out(1),
+                "illegal": Out(1),
+                "full": In(1),
+                "release": Out(1),
+                "window": In(1),
+                "channel_active": Out(1),
+                "drained": In(1),
+                "element": Out(ELEMENT),
+                "source": Out(Source),
+                "address": Out((config.accumulator_depth - 1).bit_length()),
+                "chunk": Out(range(max(2, config.chunks))),
+                "half": Out(1),
+                "group": Out(range(max(2, config.bank_groups))),
+                "parameter_address": Out((config.parameter_depth - 1).bit_length()),
+                "outside": Out(1),
+                "begin": Out(1),
+                **{name: Out(len(command.field(name))) for name in passed_on},
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.command = command = self._command
+        connect_command(m, self, command)
+        field = command.field
+        source = field("source")
+
+        active = Signal()  # elements are still to be issued
+        x, y, chunks = Signal.like(field("x_count")), Signal.like(field("y_count")), Signal.like(field("chunks"))
+        group = Signal(range(max(2, config.bank_groups)))  # within the plane
+        column = Signal.like(self.chunk)  # group of columns within the half
+        address = Signal.like(self.address)
+        parameter = Signal(ADDRESS_BITS)
+        plane_parameter = Signal(ADDRESS_BITS)
+        waiting_halves = Signal(2)
+        half, holds_window = Signal(), Signal()
+
+        from_matrix, from_channel, fill = (Signal(name=f"from_{s.name.lower()}") for s in Source)
+        m.d.comb += [signal.eq(source == s) for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)]
+        issue, row_end, area_end, plane_end, last_chunk = Signal(), Signal(), Signal(), Signal(), Signal()
+        group_end, last_column, done = Signal(), Signal(), Signal()
+        m.d.comb += [
+            issue.eq(active & (fill | (from_matrix & (waiting_halves != 0)) | (from_channel & holds_window))),
+            row_end.eq(x == field("x_count")),
+            area_end.eq(row_end & (y == field("y_count"))),
+            last_chunk.eq(chunks == field("chunks")),
+            group_end.eq(group == field("period")),
+            last_column.eq(column == config.chunks - 1),
+            plane_end.eq(fill | from_channel | group_end),
+        ]
+        next_pixel = Mux(from_channel, group_end, 1)
+        with m.If(issue & next_pixel):
+            m.d.sync += x.eq(x + 1)
+            with m.If(row_end):
+                m.d.sync += [x.eq(0), y.eq(y + 1)]
+            with m.If(area_end):
+                m.d.sync += [y.eq(0), chunks.eq(chunks + 1)]
+                m.d.comb += done.eq(last_chunk)
+        with m.If(issue & from_matrix):
+            m.d.sync += address.eq(address + 1)
+            with m.If(area_end):
+                m.d.sync += [
+                    address.eq(0),
+                    parameter.eq(parameter + ~field("uniform")),
+                    group.eq(Mux(group_end, 0, group + 1)),
+                    column.eq(Mux(last_column, 0, column + 1)),
+                ]
+                with m.If(last_column | last_chunk):
+                    m.d.sync += [half.eq(~half), column.eq(0)]
+                    m.d.comb += self.release.eq(1)
+        with m.If(issue & from_channel):
+            m.d.sync += [group.eq(Mux(group_end, 0, group + 1)), parameter.eq(parameter + ~field("uniform"))]
+            with m.If(group_end):
+                m.d.sync += [parameter.eq(plane_parameter), holds_window.eq(self.window)]
+                with m.If(area_end & ~field("uniform")):
+                    m.d.sync += [parameter.eq(parameter + 1), plane_parameter.eq(parameter + 1)]
+        with m.Else():
+            with m.If(self.window):
+                m.d.sync += holds_window.eq(1)
+        m.d.sync += waiting_halves.eq(waiting_halves + self.full - self.release)
+        with m.If(done):
+            m.d.sync += [active.eq(0), holds_window.eq(0)]
+        with m.If(self.go & ~self.illegal):
+            m.d.sync += [
+                active.eq(1),
+                x.eq(0),
+                y.eq(0),
+                chunks.eq(0),
+                group.eq(0),
+                column.eq(0),
+                address.eq(0),
+                parameter.eq(field("parameter_base")),
+                plane_parameter.eq(field("parameter_base")),
+                holds_window.eq(0),
+            ]
+        m.d.comb += [
+            self.idle.eq(~active & self.drained),
+            self.illegal.eq((source > Source.FILL) | (field("period") >= config.bank_groups)),
+            self.begin.eq(self.go),
+            self.channel_active.eq(active & from_channel),
+            self.element.valid.eq(issue),
+            self.element.row_end.eq(row_end),
+            self.element.pixel_end.eq(next_pixel),
+            self.element.area_end.eq(area_end),
+            self.element.plane_end.eq(plane_end),
+            self.element.mask_restart.eq(fill | (group_end & (from_channel | area_end))),
+            self.element.mask_shift.eq(from_channel | area_end),
+            self.source.eq(source),
+            self.address.eq(address),
+            self.chunk.eq(column),
+            self.half.eq(half),
+            self.group.eq(group),
+            self.parameter_address.eq(parameter),
+            self.outside.eq(issue & ~fill & (parameter >= config.parameter_depth)),
+        ]
+        m.d.comb += [getattr(self, name).eq(field(name)) for name in self._passed_on]
+        return m

@@ -1,0 +1,104 @@
+"""One lane of the post unit: from accumulator to activation, a pure pipeline (`popshift.hw.numerics.requantise`)."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import numerics
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.numerics import Requantise
+from popshift.hw.tech.portable import Portable
+
+_SATURATED_BITS = 10
+"""A rounded value is limited to 10 bits before the zero point is added: any clamp limit still decides alike."""
+
+
+def product_stages(mode: Requantise) -> int:
+    """Pipeline registers of the lane's multiplier."""
+    return 5 if mode is Requantise.EXACT else 4
+
+
+def latency(mode: Requantise) -> int:
+    """Cycles from accumulator to activation: bias, product, (first rounding,) three of shifting, rounding, zero point, clamp."""
+    return 1 + product_stages(mode) + (mode is Requantise.EXACT) + 3 + 1 + 1 + 1
+
+
+class RequantiseLane(wiring.Component):
+    """``clamp(zero_point + round((accumulator + bias) * factor))``, one result a cycle, `latency` cycles later.
+
+    Members
+    -------
+    accumulator, bias, multiplier, shift: of one element. zero_point, low, high: constant while elements are under way.
+    activation: the result.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
+        self._mode, self._technology = config.requantise, technology
+        self._width = config.accumulator_width
+        super().__init__(
+            {
+                "accumulator": In(signed(self._width)),
+                "bias": In(signed(numerics.BIAS_BITS)),
+                "multiplier": In(self._mode.multiplier_bits),
+                "shift": In(numerics.SHIFT_BITS),
+                "zero_point": In(signed(8)),
+                "low": In(signed(8)),
+                "high": In(signed(8)),
+                "activation": Out(signed(8)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        biased = _register(m, (self.accumulator + self.bias)[: self._width].as_signed(), "biased")
+        multiplier = _register(m, Cat(self.multiplier, Const(0, 1)).as_signed(), "multiplier")
+        stages = product_stages(self._mode)
+        product = self._technology.wide_product(m, biased, multiplier, stages=stages)
+        shift = self.shift
+        for stage in range(1 + stages):
+            shift = _register(m, shift, f"shift_{stage}")
+        if self._mode is Requantise.EXACT:
+            # Half-up rounding by 2**31 is the bit below the cut added to the rest.
+            fraction = numerics.EXACT_FRACTION_BITS
+            high_part = product[fraction : fraction + self._width + 1].as_signed()
+            value = _register(m, high_part + product[fraction - 1], "scaled", signed(self._width + 1))
+            shift = _register(m, shift, "shift_scaled")
+        else:
+            value = product
+        rounded = self._shift_away(m, value, shift)
+        summed = _register(m, rounded + self.zero_point, "summed")
+        limited = Mux(summed < self.low, self.low, Mux(summed > self.high, self.high, summed))
+        m.d.comb += self.activation.eq(_register(m, limited, "limited", signed(8)))
+        return m
+
+    def _shift_away(self, m: Module, value: Signal, shift) -> Signal:
+        """Arithmetic shift right with rounding half away from zero, saturated; 4 cycles.
+
+        A barrel shifter that carries the last bit shifted out (guard) and whether any below it was one (sticky):
+        round up if guard and (value >= 0 or sticky).
+        """
+        guard, sticky = Const(0, 1), Const(0, 1)
+        levels = list(reversed(range(numerics.SHIFT_BITS)))
+        for stage in range(0, len(levels), 2):
+            for level in levels[stage : stage + 2]:
+                amount = min(1 << level, len(value) - 1)
+                take = shift[level]
+                below = value[: amount - 1].any() if amount > 1 else Const(0, 1)
+                sticky = Mux(take, sticky | guard | below, sticky)
+                guard = Mux(take, value[amount - 1], guard)
+                value = Mux(take, value >> amount, value)
+            value = _register(m, value, f"shifted_{stage}")
+            guard, sticky = _register(m, guard, f"guard_{stage}"), _register(m, sticky, f"sticky_{stage}")
+            shift = _register(m, shift, f"shift_left_{stage}")
+        negative = value[-1]
+        up = guard & (~negative | sticky)
+        small = (value[_SATURATED_BITS - 2 :] == 0) | (value[_SATURATED_BITS - 2 :].all())
+        limit = (1 << (_SATURATED_BITS - 1)) - 1
+        kept = Mux(small, value[: _SATURATED_BITS - 1].as_signed(), Mux(negative, -limit, limit - 1))
+        return _register(m, kept + up, "rounded", signed(_SATURATED_BITS))
+
+
+def _register(m: Module, value, name: str, shape=None) -> Signal:
+    register = Signal(value.shape() if shape is None else shape, name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register

@@ -1,0 +1,185 @@
+"""The post unit: drains accumulators or windows, requantises, writes activations; and fills padding."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import numerics
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.registers import command_members
+from popshift.hw.isa import Source
+from popshift.hw.matrix.accumulators import Accumulators
+from popshift.hw.memory.activations import address_bits
+from popshift.hw.memory.ram import Ram
+from popshift.hw.post import requantise
+from popshift.hw.post.control import ELEMENT, PostControl
+from popshift.hw.post.requantise import RequantiseLane
+from popshift.hw.tech.portable import Portable
+
+WINDOW_LATENCY = Ram.LATENCY
+"""Cycles the control gives the channel unit's window to arrive: as long as the parameters take."""
+
+
+def parameter_word(config: AcceleratorConfig) -> data.ArrayLayout:
+    """One word of the parameter memory (`popshift.hw.isa.pack_parameter`)."""
+    lane = data.StructLayout(
+        {
+            "bias": signed(numerics.BIAS_BITS),
+            "multiplier": config.requantise.multiplier_bits,
+            "shift": numerics.SHIFT_BITS,
+        }
+    )
+    assert lane.size == config.parameter_bits
+    return data.ArrayLayout(lane, config.post_lanes)
+
+
+def issue_to_write(config: AcceleratorConfig, source: Source) -> int:
+    """Cycles from an element's issue to its write request to the activation memory."""
+    arrival = Accumulators.DRAIN_LATENCY if source is Source.MATRIX else WINDOW_LATENCY
+    return arrival + requantise.latency(config.requantise)
+
+
+class PostUnit(wiring.Component):
+    """Executes POST instructions; a result a cycle and lane.
+
+    Members
+    -------
+    command ports, idle, illegal. full, release, drain_*, drained: the matrix unit's accumulators.
+    window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values: its values, a cycle later.
+    parameter_address, parameter_data: read port of the parameter memory.
+    write_mask (one bit per bank group), write_address, write_data: to the activation memory.
+    issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations: errors.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
+        self._config, self._technology = config, technology
+        lanes = config.post_lanes
+        super().__init__(
+            {
+                **command_members(),
+                "idle": Out(1),
+                "illegal": Out(1),
+                "full": In(1),
+                "release": Out(1),
+                "drain_address": Out((config.accumulator_depth - 1).bit_length()),
+                "drain_chunk": Out(range(max(2, config.chunks))),
+                "drain_half": Out(1),
+                "drained": In(data.ArrayLayout(signed(config.accumulator_width), lanes)),
+                "window": In(1),
+                "channel_active": Out(1),
+                "window_group": Out(range(max(2, config.bank_groups))),
+                "window_values": In(data.ArrayLayout(signed(numerics.CHANNEL_SUM_BITS), lanes)),
+                "parameter_address": Out((config.parameter_depth - 1).bit_length()),
+                "parameter_data": In(parameter_word(config)),
+                "write_mask": Out(config.bank_groups),
+                "write_address": Out(address_bits(config)),
+                "write_data": Out(data.ArrayLayout(8, lanes)),
+                "issuing": Out(1),
+                "writing": Out(1),
+                "outside_parameters": Out(1),
+                "outside_activations": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.control = control = PostControl(config=config)
+        for name in ("command_write", "command_index", "command_word", "go", "full", "window"):
+            m.d.comb += getattr(control, name).eq(getattr(self, name))
+        m.d.comb += [
+            self.idle.eq(control.idle),
+            self.illegal.eq(control.illegal),
+            self.release.eq(control.release),
+            self.drain_address.eq(control.address),
+            self.drain_chunk.eq(control.chunk),
+            self.drain_half.eq(control.half),
+            self.channel_active.eq(control.channel_active),
+            self.window_group.eq(control.group),
+            self.issuing.eq(control.element.valid),
+            self.outside_parameters.eq(control.outside),
+        ]
+        from_matrix = control.source == Source.MATRIX
+        # The matrix unit's values take longer than the others: its parameters are asked for later, its elements wait longer.
+        wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
+        late_address = _delay(m, control.parameter_address, wait, "parameter_address")
+        m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))
+        issued = Signal(ELEMENT)
+        late_element = _delay(m, control.element.as_value(), wait, "element_late")
+        m.d.comb += issued.as_value().eq(Mux(from_matrix, late_element, control.element.as_value()))
+        travel = WINDOW_LATENCY + requantise.latency(config.requantise)
+        element = data.View(ELEMENT, _delay(m, issued.as_value(), travel, "element"))
+
+        values = self._lanes(m, control, from_matrix)
+        self._write(m, control, element)
+        m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
+        # Busy from the first element until the last has been written.
+        flight = Signal(range(travel + wait + 2))
+        with m.If(control.element.valid):
+            m.d.sync += flight.eq(travel + wait + 1)
+        with m.Elif(flight != 0):
+            m.d.sync += flight.eq(flight - 1)
+        m.d.comb += control.drained.eq(flight == 0)
+        return m
+
+    def _lanes(self, m: Module, control: PostControl, from_matrix) -> list[Signal]:
+        config = self._config
+        fill = control.source == Source.FILL
+        low, high = Signal(signed(8)), Signal(signed(8))
+        m.d.sync += [  # a filled element is one whose clamp leaves nothing but the zero point
+            low.eq(Mux(fill, control.zero_point, control.low)),
+            high.eq(Mux(fill, control.zero_point, control.high)),
+        ]
+        results = []
+        for index in range(config.post_lanes):
+            lane = RequantiseLane(config=config, technology=self._technology)
+            m.submodules[f"lane_{index}"] = lane
+            window = _delay(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}")
+            parameters = self.parameter_data[index]
+            m.d.comb += [
+                lane.accumulator.eq(Mux(from_matrix, self.drained[index], window)),
+                lane.bias.eq(parameters.bias),
+                lane.multiplier.eq(parameters.multiplier),
+                lane.shift.eq(parameters.shift),
+                lane.zero_point.eq(control.zero_point.as_signed()),
+                lane.low.eq(low),
+                lane.high.eq(high),
+            ]
+            results.append(lane.activation)
+        return results
+
+    def _write(self, m: Module, control: PostControl, element) -> None:
+        config = self._config
+        address, plane = Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
+        mask = Signal(config.bank_groups, reset_less=True)
+        next_plane = Signal(ADDRESS_BITS)
+        m.d.comb += next_plane.eq(plane + control.plane_step)
+        with m.If(element.valid):
+            with m.If(element.pixel_end & element.area_end):
+                with m.If(element.plane_end):
+                    m.d.sync += [address.eq(next_plane), plane.eq(next_plane)]
+                with m.Else():
+                    m.d.sync += address.eq(plane)
+            with m.Elif(element.pixel_end):
+                m.d.sync += address.eq(address + Mux(element.row_end, control.y_step, control.x_step))
+            with m.If(element.mask_restart):
+                m.d.sync += mask.eq(control.mask)
+            with m.Elif(element.mask_shift):
+                m.d.sync += mask.eq(mask << 1)
+        with m.If(control.begin):
+            m.d.sync += [address.eq(control.base), plane.eq(control.base), mask.eq(control.mask)]
+        outside = address >= config.activation_depth
+        m.d.comb += [
+            self.writing.eq(element.valid),
+            self.outside_activations.eq(element.valid & outside),
+            self.write_mask.eq(Mux(element.valid & ~outside, mask, 0)),
+            self.write_address.eq(address),
+        ]
+
+
+def _delay(m: Module, value, cycles: int, name: str) -> Signal:
+    for step in range(cycles):
+        register = Signal.like(value, name=f"{name}_{step}")
+        m.d.sync += register.eq(value)
+        value = register
+    return value

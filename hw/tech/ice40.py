@@ -1,0 +1,80 @@
+"""Lattice iCE40 UltraPlus: SB_MAC16 blocks, two 8 x 8 products or one 16 x 16 each, and single-port SPRAM (FPGA-TN-02007)."""
+
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+
+from popshift.hw.tech.ecp5 import split_product
+from popshift.hw.tech.portable import Portable, delayed
+
+
+class Ice40(Portable):
+    """Two PEs share a block; the post unit's multiplier takes two blocks."""
+
+    name = "ice40"
+
+    def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
+        granted = self.take_dsp(len(pairs))
+        results: list[Signal] = []
+        for index in range(0, granted, 2):
+            results += _pair(m, pairs[index : min(index + 2, granted)], stages=stages)
+        return results + [self.lut_product(m, a, b, stages=stages) for a, b in pairs[granted:]]
+
+    def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
+        return split_product(m, a, b, stages=stages)
+
+    def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
+        assert len(a) == 32 and len(b) == 17, "iCE40 has the compact requantisation only"
+        factor = b[:16]  # never negative: bit 16 is its sign
+        low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
+        high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
+        return delayed(m, low + (high << 16), signed(len(a) + len(b)), 1, "wide_product")
+
+
+_COMMON = {
+    "p_A_REG": 1,
+    "p_B_REG": 1,
+    "i_CLK": ClockSignal(),
+    "i_CE": Const(1),
+}
+
+
+def _pair(m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
+    """One or two signed 8 x 8 products from one block: input registers and product registers."""
+    both = [*pairs, *[(Const(0, signed(8)), Const(0, signed(8)))] * (2 - len(pairs))]
+    output = Signal(32)
+    m.submodules += Instance(
+        "SB_MAC16",
+        p_TOP_8x8_MULT_REG=1,
+        p_BOT_8x8_MULT_REG=1,
+        p_TOPOUTPUT_SELECT=2,
+        p_BOTOUTPUT_SELECT=2,
+        p_MODE_8x8=1,
+        p_A_SIGNED=1,
+        p_B_SIGNED=1,
+        **_COMMON,
+        i_A=Cat(both[0][0], both[1][0]),
+        i_B=Cat(both[0][1], both[1][1]),
+        o_O=output,
+    )
+    halves = [output[:16].as_signed(), output[16:].as_signed()]
+    return [delayed(m, half, signed(16), stages - 2, "product") for half, _ in zip(halves, pairs, strict=False)]
+
+
+def _mac16(m: Module, a, b, *, a_signed: bool, stages: int) -> Signal:
+    """A 16 x 16 product, `b` unsigned: input, pipeline and output registers of the block."""
+    output = Signal(32)
+    m.submodules += Instance(
+        "SB_MAC16",
+        p_TOP_8x8_MULT_REG=1,
+        p_BOT_8x8_MULT_REG=1,
+        p_PIPELINE_16x16_MULT_REG1=1,
+        p_PIPELINE_16x16_MULT_REG2=1,
+        p_TOPOUTPUT_SELECT=3,
+        p_BOTOUTPUT_SELECT=3,
+        p_A_SIGNED=int(a_signed),
+        p_B_SIGNED=0,
+        **_COMMON,
+        i_A=a,
+        i_B=b,
+        o_O=output,
+    )
+    return delayed(m, output, 32, stages - 3, "mac16")

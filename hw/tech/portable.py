@@ -1,0 +1,58 @@
+"""The portable technology: plain arithmetic that simulates everywhere, and the base the device technologies refine.
+
+Every technology has the same latencies, so a program takes the same cycles on all of them. A device technology overrides
+what it can do better with primitives; `tests/hw/test_tech.py` proves each primitive equal to its portable twin.
+"""
+
+from amaranth.hdl import Module, Signal, signed
+
+from popshift.hw.memory.ram import Ram
+
+
+class Portable:
+    """Multipliers as ``*`` followed by registers; memories as arrays.
+
+    Parameters
+    ----------
+    dsp_multipliers: PEs that may use a DSP block, in row order; -1: all. Meaningless here, for devices.
+    """
+
+    name = "portable"
+
+    def __init__(self, *, dsp_multipliers: int = -1) -> None:
+        self._dsp_left = dsp_multipliers if dsp_multipliers >= 0 else 1 << 30
+
+    def take_dsp(self, wanted: int) -> int:
+        """How many of `wanted` PEs may use DSP blocks; counts them as used."""
+        granted = min(wanted, self._dsp_left)
+        self._dsp_left -= granted
+        return granted
+
+    def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
+        """Signed 8 x 8 products, each `stages` registers behind its operands; 16 bits wide."""
+        return [self.lut_product(m, a, b, stages=stages) for a, b in pairs]
+
+    def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
+        """A signed product without a DSP block."""
+        return delayed(m, a * b, signed(len(a) + len(b)), stages, "product")
+
+    def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
+        """Signed product of wide operands (the post unit's), `stages` (at least 4) registers behind them."""
+        return delayed(m, a * b, signed(len(a) + len(b)), stages, "wide_product")
+
+    def ram(self, *, width: int, depth: int) -> Ram:
+        """A memory with one read and one write port."""
+        return Ram(width=width, depth=depth)
+
+    def weight_ram(self, *, width: int, depth: int) -> Ram:
+        """A memory that is never written and read in the same cycle: devices may use single-port blocks."""
+        return self.ram(width=width, depth=depth)
+
+
+def delayed(m: Module, value, shape, stages: int, name: str) -> Signal:
+    """`value` behind `stages` registers without reset (data needs none, and it keeps the reset net small)."""
+    for stage in range(stages):
+        register = Signal(shape, name=f"{name}_{stage}", reset_less=True)
+        m.d.sync += register.eq(value)
+        value = register
+    return value

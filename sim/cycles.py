@@ -1,0 +1,159 @@
+"""Cycle model: how long a program takes, from its instructions and the latencies the hardware declares.
+
+Each unit's control is deterministic, so the model follows the events that matter (an instruction is handed over, a pass
+starts, an accumulator half is full or free, a window is finished) and counts everything in between in closed form.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from popshift.hw.channel import unit as channel_unit
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.control import sequencer
+from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source
+from popshift.hw.matrix import feeder
+from popshift.hw.matrix.unit import last_to_full
+from popshift.hw.post.unit import issue_to_write
+
+_GO_TO_WEIGHTS = feeder.ISSUE_TO_READY
+"""Cycles from MATRIX's start until a pass may start, besides one for each row of the tile."""
+_PASS_OVERHEAD = 1 + feeder.ISSUE_TO_READY
+"""A pass that has to wait for the next weights takes this many cycles more than the array has rows."""
+_WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + 2
+"""Cycles from the read of a window's last tap to the post unit's first element."""
+
+
+@dataclass
+class _Job:
+    """An instruction in a unit: when it was handed over, and the first cycle in which the unit is idle again."""
+
+    go: int
+    item: Instruction
+    idle: int | None = None
+
+
+@dataclass
+class _Halves:
+    """The accumulator halves in the order they are filled: cycle of the full and of the release strobe."""
+
+    full: list[int] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+
+
+class StuckError(Exception):
+    """The program waits for something that never comes: the hardware would stop with NO_PROGRESS."""
+
+
+def predict(instructions: Sequence[Instruction], config: AcceleratorConfig) -> list[int]:
+    """Cycles of each section of a program; a section ends with MARK or END. Their sum is what counter CYCLES shows.
+
+    Raises
+    ------
+    StuckError: an instruction waits for another that never comes.
+    """
+    return list(_Model(config).sections(instructions))
+
+
+class _Model:
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        self._halves = _Halves()
+        self._jobs: dict[Opcode, _Job] = {}
+        self._work: dict[Opcode, Iterator[bool]] = {}
+
+    def sections(self, instructions: Sequence[Instruction]) -> Iterator[int]:
+        start = now = 0  # `now`: the cycle in which the first word's address is out
+        for item in instructions:
+            decoded = now + sequencer.FETCH_CYCLES
+            if item.opcode in (Opcode.MARK, Opcode.END):
+                last = max(decoded + 1, self._all_idle())
+                yield last + 1 - start
+                start = now = last + 1
+                continue
+            idle = self._idle(item.opcode)
+            if idle > decoded:  # fetched again
+                decoded = max(idle, decoded + 1) + 1 + sequencer.FETCH_CYCLES
+            now = decoded + LENGTHS[item.opcode]
+            job = _Job(now, item)
+            self._jobs[item.opcode] = job
+            run = {Opcode.MATRIX: self._matrix, Opcode.POST: self._post, Opcode.CHANNEL: self._channel}
+            self._work[item.opcode] = run[item.opcode](job)
+
+    def _advance(self) -> None:
+        """Let every unit go on as far as what is known allows."""
+        moved = True
+        while moved:
+            moved = any([next(work, False) for work in self._work.values()])
+
+    def _idle(self, unit: Opcode) -> int:
+        job = self._jobs.get(unit)
+        if job is None:
+            return 0
+        if job.idle is None:
+            self._advance()
+        if job.idle is None:
+            raise StuckError(f"{unit.name} waits for an instruction that never comes")
+        return job.idle
+
+    def _all_idle(self) -> int:
+        times = [self._idle(unit) for unit in self._jobs]
+        if len(self._halves.released) < len(self._halves.full):
+            raise StuckError("accumulators are filled that no POST drains")
+        return max([0, *times, *(time + 1 for time in self._halves.released[-2:])])
+
+    # Each unit is a generator: it yields True when it got further and False when it has to wait for another unit.
+
+    def _matrix(self, job: _Job) -> Iterator[bool]:
+        config, item, halves = self._config, job.item, self._halves
+        pixels = item["x_count"] * item["y_count"]
+        period = max(pixels, config.rows + _PASS_OVERHEAD)
+        may_start = job.go + config.rows + _GO_TO_WEIGHTS
+        start = may_start
+        for _ in range(item["n_tiles"]):
+            while len(halves.released) < len(halves.full) - 1:
+                yield False
+            free = halves.released[len(halves.full) - 2] + 1 if len(halves.full) > 1 else 0
+            start = max(may_start, free) + (item["k_tiles"] - 1) * period
+            may_start = start + period
+            halves.full.append(start + pixels + last_to_full(config))
+            yield True
+        job.idle = start + pixels + 1
+        yield True
+
+    def _post(self, job: _Job) -> Iterator[bool]:
+        config, item, halves = self._config, job.item, self._halves
+        area = item["x_count"] * item["y_count"]
+        source = Source(item["source"])
+        issue = job.go
+        if source is Source.FILL:
+            issue += item["chunks"] * area
+        elif source is Source.MATRIX:
+            left = item["chunks"]
+            while left:
+                while len(halves.full) <= len(halves.released):
+                    yield False
+                chunks = min(left, config.chunks)
+                issue = max(issue, halves.full[len(halves.released)]) + chunks * area
+                halves.released.append(issue)
+                left -= chunks
+                yield True
+        else:
+            while Opcode.CHANNEL not in self._jobs or self._jobs[Opcode.CHANNEL].idle is None:
+                yield False
+            last_tap = self._jobs[Opcode.CHANNEL].idle - 1
+            issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
+        job.idle = issue + issue_to_write(config, Source.MATRIX) + 2
+        yield True
+
+    def _channel(self, job: _Job) -> Iterator[bool]:
+        item = job.item
+        while True:
+            post = self._jobs.get(Opcode.POST)
+            if post is not None and post.item["source"] == Source.CHANNEL and (post.idle is None):
+                break
+            yield False
+        taps = item["kx_count"] * item["ky_count"]
+        windows = item["x_count"] * item["y_count"] * item["planes"]
+        first = max(job.go, post.go) + taps
+        job.idle = first + (windows - 1) * max(taps, item["period"]) + 1
+        yield True

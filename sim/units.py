@@ -1,0 +1,302 @@
+"""The executor's three units: what the matrix, channel and post unit do to the memories, without their
+timing.
+
+Each unit takes an instruction and returns a generator that yields ``True`` after a piece of work and
+``False`` while it waits for another unit (an accumulator half, a window). `popshift.sim.executor` steps them
+side by side.
+
+Every memory holds a batch of images in its last axis; one instruction is executed for all of them at once.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.hw import isa, numerics
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.isa import ChannelOperation, Counter, Instruction, Source, Status
+
+ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
+BLOCK_ELEMENTS = 1 << 22
+"""Values handled at a time: bounds the memory that one instruction can ask for."""
+EXACT_FLOAT32_TERMS = 1 << 10
+"""int8 products whose sum is exact in float32, in any order: each is at most 2**14, and there are 24 bits."""
+BLOCK_ADDRESSES = 1 << 16
+
+Job = Iterator[bool]
+
+
+class HaltError(Exception):
+    """A unit stops the machine with an error status."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+        super().__init__(status.meaning)
+
+
+class HazardError(AssertionError):
+    """Between two barriers a word was both read and written: the program has a race."""
+
+
+class HazardChecker:
+    """Words read and words written since the last barrier, per bank."""
+
+    def __init__(self, banks: int, words: int) -> None:
+        self.read = np.zeros((banks, words), bool)
+        self.written = np.zeros((banks, words), bool)
+
+    def barrier(self) -> None:
+        """Forget everything, unless there was a race.
+
+        Raises
+        ------
+        HazardError: some word was read and written.
+        """
+        both = np.argwhere(self.read & self.written)
+        if len(both):
+            bank, word = both[0]
+            raise HazardError(
+                f"{len(both)} words are read and written in one section, the first: bank {bank}, word {word}"
+            )
+        self.read[:] = False
+        self.written[:] = False
+
+
+def strides(counts: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Address distance from one turn to the next of each loop of a nest, given outermost first, modulo 2**16.
+
+    A step is added when its loop advances, after every loop inside it has finished, so the distance is the
+    step plus all that the inner loops moved.
+    """
+    found, moved = [], 0
+    for count, step in zip(reversed(counts), reversed(steps), strict=True):
+        found.append((moved + step) & ADDRESS_MASK)
+        moved += (count - 1) * found[-1]
+    return found[::-1]
+
+
+def rectangle(item: Instruction, y_start: int = 0, y_stop: int | None = None) -> NDArray[np.int64]:
+    """Addresses of an instruction's x/y loops relative to its base, rows ``y_start .. y_stop - 1``."""
+    y_stride, x_stride = strides((item["y_count"], item["x_count"]), (item["y_step"], item["x_step"]))
+    y = np.arange(y_start, item["y_count"] if y_stop is None else y_stop, dtype=np.int64)
+    return (y[:, None] * y_stride + np.arange(item["x_count"], dtype=np.int64) * x_stride).ravel()
+
+
+class Units:
+    """The memories and what the units do to them.
+
+    Attributes
+    ----------
+    activations: int8 (banks, words, images).
+    weights, parameters: uint8 (words, bytes of a word).
+    counters: what the instructions executed so far amount to; see `isa.Counter`.
+    """
+
+    def __init__(self, config: AcceleratorConfig, images: int, hazards: HazardChecker | None) -> None:
+        self.config = config
+        self.images = images
+        self.hazards = hazards
+        self.activations = np.zeros((config.rows, config.activation_depth, images), np.int8)
+        self.weights = np.zeros((config.weight_depth, config.weight_word_bytes), np.uint8)
+        self.parameters = np.zeros((config.parameter_depth, config.parameter_word_bytes), np.uint8)
+        self.accumulators = np.zeros((2, config.cols, config.accumulator_depth, images), np.int32)
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty the accumulator halves and the way from channel to post unit, and zero the counters."""
+        self.full = [False, False]
+        self.filling = self.draining = 0
+        self.windows: deque[NDArray[np.int32]] = deque()
+        self.counters = dict.fromkeys(Counter, 0)
+
+    # ---- activation memory ---------------------------------------------------------------------------------
+
+    def _gather(self, banks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Bytes at (banks, words), broadcast together, with the images as a last axis."""
+        depth = self.config.activation_depth
+        if words.max(initial=0) >= depth:
+            raise HaltError(Status.ACTIVATION_ADDRESS)
+        if self.hazards:
+            self.hazards.read[banks, words] = True
+        return np.take(self.activations.reshape(-1, self.images), banks * depth + words, axis=0)
+
+    def _write(self, group: int, mask: int, words: NDArray[np.int64], values: NDArray[np.int8]) -> None:
+        """Write ``values`` (lanes, words, images) to the bank groups of ``mask`` moved up by ``group``."""
+        words = words & ADDRESS_MASK
+        if words.max(initial=0) >= self.config.activation_depth:
+            raise HaltError(Status.ACTIVATION_ADDRESS)
+        lanes = self.config.post_lanes
+        for target in range(self.config.bank_groups):
+            if mask << group >> target & 1:
+                banks = slice(target * lanes, (target + 1) * lanes)
+                self.activations[banks, words] = values
+                if self.hazards:
+                    self.hazards.written[banks, words] = True
+        self.counters[Counter.ACTIVATION_WRITES] += len(words)
+
+    # ---- matrix unit ---------------------------------------------------------------------------------------
+
+    def matrix(self, item: Instruction) -> Job:
+        """MATRIX: fill one accumulator half for each column tile."""
+        pixels = rectangle(item) + item["base"] & ADDRESS_MASK
+        if len(pixels) > self.config.accumulator_depth:
+            raise HaltError(Status.ACCUMULATOR_ADDRESS)
+        if pixels.max() >= self.config.activation_depth:
+            raise HaltError(Status.ACTIVATION_ADDRESS)
+        tile = 0
+        while tile < item["n_tiles"]:
+            sums = self._column_tiles(item, pixels, tile)
+            for half in sums:
+                while self.full[self.filling]:
+                    yield False
+                self.accumulators[self.filling, :, : len(pixels)] = half
+                self.full[self.filling] = True
+                self.filling ^= 1
+                yield True
+            tile += len(sums)
+
+    def _column_tiles(self, item: Instruction, pixels: NDArray[np.int64], first: int) -> NDArray[np.int32]:
+        """Accumulators (tiles, cols, pixels, images) of the next column tiles that share offsets."""
+        rows, cols, tile_words = self.config.rows, self.config.cols, item["k_tiles"] * self.config.rows
+        start = item["weight_base"] + first * tile_words
+        if start + tile_words > self.config.weight_depth:
+            raise HaltError(Status.WEIGHT_ADDRESS)
+        values = cols * len(pixels) * self.images
+        count = min(item["n_tiles"] - first, (self.config.weight_depth - start) // tile_words)
+        count = min(count, max(1, BLOCK_ELEMENTS // values))
+        words = self.weights[start : start + count * tile_words].reshape(count, tile_words, -1)
+        same = np.cumprod((words[:, :, :2] == words[:1, :, :2]).all(axis=(1, 2)))
+        words = words[: int(same.sum())]
+        offsets = np.ascontiguousarray(words[0, :, :2]).view("<u2").ravel().astype(np.int64)
+        taps = np.ascontiguousarray(words[:, :, 2:]).view(np.int8).transpose(0, 2, 1).reshape(-1, tile_words)
+        banks = np.tile(np.arange(rows), item["k_tiles"])
+        sums = np.zeros((len(taps), len(pixels), self.images), np.int32)
+        for r in range(0, tile_words, EXACT_FLOAT32_TERMS):
+            terms = slice(r, r + EXACT_FLOAT32_TERMS)
+            weights = taps[:, terms].astype(np.float32)
+            step = max(1, BLOCK_ELEMENTS // (weights.shape[1] * self.images))
+            for p in range(0, len(pixels), step):
+                gathered = self._gather(banks[terms, None], pixels[None, p : p + step] + offsets[terms, None])
+                product = weights @ gathered.reshape(weights.shape[1], -1).astype(np.float32)
+                sums[:, p : p + step] += product.astype(np.int32).reshape(len(taps), -1, self.images)
+        passes = item["k_tiles"] * len(words)
+        self.counters[Counter.WEIGHT_WORDS] += passes * rows
+        self.counters[Counter.MATRIX] += passes * len(pixels)
+        self.counters[Counter.ACTIVATION_READS] += passes * len(pixels)
+        return sums.reshape(len(words), cols, len(pixels), self.images)
+
+    # ---- channel unit --------------------------------------------------------------------------------------
+
+    def channel(self, item: Instruction) -> Job:
+        """CHANNEL: deliver every window of every plane, as `period` groups of lanes, to the post unit."""
+        loops = ("plane", "y", "x", "ky", "kx")
+        counts = [item["planes" if loop == "plane" else f"{loop}_count"] for loop in loops]
+        plane, y, x, ky, kx = strides(counts, [item[f"{loop}_step"] for loop in loops])
+        planes, height, width, kernel_height, kernel_width = (np.arange(count) for count in counts)
+        taps = (kernel_height[:, None] * ky + kernel_width * kx).ravel()
+        rows = max(1, BLOCK_ELEMENTS // (len(width) * len(taps) * self.config.rows * self.images))
+        for plane_number in planes:
+            for start in range(0, len(height), rows):
+                pixels = (height[start : start + rows, None] * y + width * x).ravel() + plane_number * plane
+                self.windows.append(self._fold(item, item["base"] + pixels[:, None] + taps & ADDRESS_MASK))
+                yield True
+                while self.windows:
+                    yield False
+
+    def _fold(self, item: Instruction, words: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Fold the windows at ``words`` (windows, taps); gives (windows * period, lanes, images)."""
+        banks = np.arange(item["period"] * self.config.post_lanes)
+        gathered = self._gather(banks[None, :, None], words[:, None, :])
+        if item["operation"] == ChannelOperation.MAX:
+            folded = gathered.max(axis=2).astype(np.int32)
+        else:
+            folded = gathered.sum(axis=2, dtype=np.int32)
+        self.counters[Counter.CHANNEL] += words.size
+        self.counters[Counter.ACTIVATION_READS] += words.size
+        return folded.reshape(-1, self.config.post_lanes, self.images)
+
+    # ---- post unit -----------------------------------------------------------------------------------------
+
+    def post(self, item: Instruction) -> Job:
+        """POST: requantise and write what the source delivers."""
+        match Source(item["source"]):
+            case Source.MATRIX:
+                return self._post_matrix(item)
+            case Source.CHANNEL:
+                return self._post_channel(item)
+            case Source.FILL:
+                return self._post_fill(item)
+
+    def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(bias, multiplier, shift) of the groups `numbers`, as (3, groups, lanes)."""
+        words = item["parameter_base"] + (numbers * 0 if item["uniform"] else numbers)
+        if words.max() >= self.config.parameter_depth:
+            raise HaltError(Status.PARAMETER_ADDRESS)
+        unique, back = np.unique(words, return_inverse=True)
+        lanes = [isa.unpack_parameter(self.config, self.parameters[word].tobytes()) for word in unique]
+        return np.array(lanes, np.int64)[back].transpose(2, 0, 1)
+
+    def _requantise(
+        self, item: Instruction, values: NDArray[np.int32], numbers: NDArray[np.int64]
+    ) -> NDArray[np.int8]:
+        """``values`` (groups, lanes, …, images) to activations; group i uses the parameters `numbers[i]`."""
+        parameters = self._lane_parameters(item, numbers)
+        shape = (*parameters.shape[1:], *(1,) * (values.ndim - 2))
+        bias, multiplier, shift = (part.reshape(shape) for part in parameters)
+        biased = (values + bias).astype(np.int32).astype(np.int64)
+        limits = {name: item[name] for name in ("zero_point", "low", "high")}
+        return numerics.requantise(biased, multiplier, shift, mode=self.config.requantise, **limits).astype(
+            np.int8
+        )
+
+    def _post_matrix(self, item: Instruction) -> Job:
+        pixels = rectangle(item)
+        if len(pixels) > self.config.accumulator_depth:
+            raise HaltError(Status.ACCUMULATOR_ADDRESS)
+        for first in range(0, item["chunks"], self.config.chunks):
+            while not self.full[self.draining]:
+                yield False
+            numbers = np.arange(first, min(first + self.config.chunks, item["chunks"]))
+            half = self.accumulators[self.draining, : len(numbers) * self.config.post_lanes, : len(pixels)]
+            groups = half.reshape(len(numbers), self.config.post_lanes, len(pixels), self.images)
+            for number, values in zip(numbers.tolist(), self._requantise(item, groups, numbers), strict=True):
+                plane, group = divmod(number, item["period"])
+                self._write(group, item["mask"], item["base"] + plane * item["plane_step"] + pixels, values)
+            self.full[self.draining] = False
+            self.draining ^= 1
+            yield True
+
+    def _post_channel(self, item: Instruction) -> Job:
+        pixels = rectangle(item)
+        period = item["period"]
+        done, total = 0, item["chunks"] * len(pixels) * period
+        while done < total:
+            while not self.windows:
+                yield False
+            block = self.windows.popleft()
+            if done + len(block) > total:  # the rest is for the next instruction
+                self.windows.appendleft(block[total - done :])
+                block = block[: total - done]
+            element = np.arange(done, done + len(block))
+            group = element % period
+            plane, pixel = np.divmod(element // period, len(pixels))
+            words = item["base"] + plane * item["plane_step"] + pixels[pixel]
+            values = self._requantise(item, block, plane * period + group)
+            for g in range(period):
+                chosen = group == g
+                if chosen.any():
+                    self._write(g, item["mask"], words[chosen], values[chosen].transpose(1, 0, 2))
+            done += len(block)
+            yield True
+
+    def _post_fill(self, item: Instruction) -> Job:
+        rows = max(1, BLOCK_ADDRESSES // item["x_count"])
+        value = np.full((1, 1, 1), item["zero_point"], np.int8)
+        for plane in range(item["chunks"]):
+            base = item["base"] + plane * item["plane_step"]
+            for y in range(0, item["y_count"], rows):
+                words = base + rectangle(item, y, min(y + rows, item["y_count"]))
+                self._write(0, item["mask"], words, value)
+                yield True

@@ -1,0 +1,237 @@
+"""Synthesis on every family, and one small place and route."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from popshift.gen.cli.main import app
+from popshift.gen.implement.devices import DEVICES, device
+from popshift.gen.implement.place_route import median, place_and_route
+from popshift.gen.implement.synthesis import FAMILIES, count, synthesise
+from popshift.gen.implement.timing import Use
+from popshift.gen.implement.toolchain import NEXTPNR
+from popshift.hw.errors import InputError, ToolError
+
+MULTIPLY = """
+module popshift(input clk, input rst, input rx, output reg tx);
+    reg [15:0] operands;
+    reg signed [15:0] product;
+    reg [11:0] count;
+    reg [7:0] memory [0:2047];
+    reg [7:0] word;
+    always @(posedge clk) begin
+        operands <= {operands[14:0], rx};
+        product <= $signed(operands[7:0] ^ word) * $signed(operands[15:8]);
+        count <= rst ? 0 : count + 1;
+        if (rx) memory[count[10:0]] <= operands[7:0];
+        word <= memory[count[10:0]];
+        tx <= ^product ^ count[11];
+    end
+endmodule
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("POPSHIFT_CACHE", str(tmp_path_factory.getbasetemp() / "implement-cache"))
+
+
+@pytest.mark.parametrize(("family", "block_rams"), [("ecp5", 1), ("ice40", 4), ("gowin", 1)])
+def test_synthesis_maps_memory_and_leaves_multipliers_to_luts(family, block_rams):
+    netlist = synthesise(MULTIPLY, family=family)
+    found = netlist.resources
+    assert found.block_ram == block_rams
+    assert found.dsp == found.spram == found.lutram == 0
+    assert 16 + 16 + 12 + 1 <= found.ff <= 16 + 16 + 12 + 1 + 40  # and what read-during-write needs
+    # Booth's multiplier takes about 130 LUT4; one without booth or with wide LUTs takes 180 to 300.
+    assert 100 < found.lut4 < 200
+    assert found.carry > 0
+    modules = json.loads(netlist.path.read_text())["modules"]
+    assert set(modules[netlist.top]["ports"]) == {"clk", "rst", "rx", "tx"}
+
+
+def test_synthesis_comes_from_the_cache_unless_something_changed(monkeypatch):
+    first = synthesise(MULTIPLY, family="ice40")
+    monkeypatch.setattr("popshift.gen.implement.synthesis.run", None)  # would fail if it ran again
+    assert synthesise(MULTIPLY, family="ice40") == first
+    with pytest.raises(TypeError):
+        synthesise(MULTIPLY, family="ice40", options=("-device", "hx"))
+
+
+def test_source_from_a_file_is_the_same_as_its_text(tmp_path):
+    path = tmp_path / "design.v"
+    path.write_text(MULTIPLY)
+    assert synthesise(path, family="ice40") == synthesise(MULTIPLY, family="ice40")
+
+
+def test_rtlil_of_amaranth_is_taken():
+    from amaranth.back import rtlil
+    from amaranth.hdl import Module, Signal
+
+    module, total = Module(), Signal(8)
+    module.d.sync += total.eq(total + 1)
+    text = rtlil.convert(module, ports=[total], name="popshift")
+    assert synthesise(text, family="ice40", language="rtlil").resources.ff == 8
+
+
+def test_refused_designs_name_the_error():
+    with pytest.raises(ToolError, match=r"synthesis for ecp5 failed: .*ERROR.*"):
+        synthesise("module popshift(input a; endmodule", family="ecp5")
+    with pytest.raises(InputError, match="unknown device family 'spartan'; choose from ecp5, ice40, gowin"):
+        synthesise(MULTIPLY, family="spartan")
+    with pytest.raises(InputError, match="unknown language 'vhdl'; choose verilog or rtlil"):
+        synthesise(MULTIPLY, family="ecp5", language="vhdl")
+
+
+def test_counting_weighs_carry_cells_as_their_luts():
+    cells = {
+        "LUT4": 10,
+        "CCU2C": 3,
+        "TRELLIS_FF": 5,
+        "DP16KD": 2,
+        "MULT18X18D": 4,
+        "TRELLIS_DPR16X4": 6,
+        "GSR": 1,
+    }
+    found = count({"design": {"num_cells_by_type": cells}}, "ecp5")
+    assert (found.lut4, found.carry, found.ff, found.block_ram) == (16, 3, 5, 2)
+    assert (found.dsp, found.lutram, found.spram) == (4, 6, 0)
+    cells = {
+        "LUT1": 1,
+        "LUT3": 2,
+        "LUT4": 3,
+        "ALU": 4,
+        "DFFRE": 5,
+        "DFF": 6,
+        "SDPX9B": 7,
+        "MULT9X9": 8,
+        "RAM16SDP4": 9,
+    }
+    found = count({"design": {"num_cells_by_type": cells}}, "gowin")
+    assert (found.lut4, found.carry, found.ff, found.block_ram) == (10, 4, 11, 7)
+    assert (found.dsp, found.lutram) == (8, 9)
+    cells = {
+        "SB_LUT4": 1,
+        "SB_CARRY": 2,
+        "SB_DFFSR": 3,
+        "SB_DFF": 4,
+        "SB_RAM40_4K": 5,
+        "SB_MAC16": 6,
+        "SB_SPRAM256KA": 7,
+    }
+    found = count({"design": {"num_cells_by_type": cells}}, "ice40")
+    assert (found.lut4, found.carry, found.ff) == (1, 2, 7)
+    assert (found.block_ram, found.dsp, found.spram) == (5, 6, 7)
+
+
+def test_unknown_device_names_the_known_ones():
+    with pytest.raises(InputError, match=f"unknown device 'up6k'; choose from {', '.join(DEVICES)}"):
+        device("up6k")
+    assert all(entry.family in FAMILIES for entry in DEVICES.values())
+
+
+needs_nextpnr = pytest.mark.skipif(
+    not NEXTPNR["ice40"].available,
+    reason=f"nextpnr-ice40 is not installed (popshift doctor): {NEXTPNR['ice40'].mend}",
+)
+
+
+@needs_nextpnr
+def test_place_and_route_reports_what_nextpnr_found(monkeypatch):
+    up5k = device("up5k")
+    netlist = synthesise(MULTIPLY, family="ice40", options=up5k.synthesis)
+    reports = [place_and_route(netlist, up5k, seed=seed, clock_mhz=24.0) for seed in (1, 2)]
+    for report in reports:
+        assert list(report.fmax_mhz) == ["clk"]
+        assert 20 < report.slowest_mhz < 80
+        assert report.lut and report.lut.available == 5280
+        assert netlist.resources.lut4 <= report.lut.used < 1.5 * netlist.resources.lut4
+        assert report.block_ram == Use(4, 30) and report.dsp == Use(0, 8) and report.spram == Use(0, 4)
+        assert report.ff is None
+        delay = sum(step.logic_ns + step.routing_ns for step in report.critical_path)
+        assert delay == pytest.approx(1000 / report.slowest_mhz, rel=0.01)
+        signals = {step.signal.split("[")[0] for step in report.critical_path}
+        assert signals & {"operands", "product", "word"}
+        assert not [signal for signal in signals if "SB_" in signal]
+    assert reports[0].slowest_mhz != reports[1].slowest_mhz
+    assert median(reports).slowest_mhz == min(report.slowest_mhz for report in reports)
+    monkeypatch.setattr("popshift.gen.implement.place_route.run", None)  # would fail if it ran again
+    assert place_and_route(netlist, up5k, seed=1, clock_mhz=24.0) == reports[0]
+
+
+@needs_nextpnr
+def test_a_design_that_does_not_fit_is_an_error_not_a_crash():
+    ports = "input clk, input [99:0] a, output reg [99:0] y"
+    wide = f"module popshift({ports}); always @(posedge clk) y <= a; endmodule"
+    up5k = device("up5k")
+    with pytest.raises(ToolError, match="place and route for up5k, seed 1 failed: ERROR: "):
+        place_and_route(synthesise(wide, family="ice40", options=up5k.synthesis), up5k, clock_mhz=10)
+
+
+def test_a_netlist_for_another_family_or_with_too_many_ports_is_refused():
+    netlist = synthesise(MULTIPLY, family="ice40")
+    with pytest.raises(
+        InputError, match="lfe5u-25f: the netlist was synthesised for ice40; synthesise it for ecp5"
+    ):
+        place_and_route(netlist, device("lfe5u-25f"), clock_mhz=10)
+    wide = (
+        "module popshift(input clk, input [49:0] a, output reg y); always @(posedge clk) y <= ^a; endmodule"
+    )
+    small = device("gw1nr-9")
+    netlist = synthesise(wide, family="gowin", options=small.synthesis)
+    with pytest.raises(
+        InputError, match="gw1nr-9: the design has 51 pins besides the clock, the device's table 28"
+    ):
+        place_and_route(netlist, small, clock_mhz=10)
+
+
+@needs_nextpnr
+def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch):
+    """With the small design in the accelerator's place; seed 3 cannot be routed."""
+    asked = []
+
+    def emit(config, *, technology):
+        asked.append((config.link, technology))
+        return MULTIPLY
+
+    def place(netlist, device, *, seed, clock_mhz):
+        if seed == 3:
+            raise ToolError("no way through", where="router")
+        return place_and_route(netlist, device, seed=seed, clock_mhz=clock_mhz)
+
+    monkeypatch.setattr("popshift.hw.emit.emit_verilog", emit)
+    monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
+    arguments = ["build", "tiny", "--device", "up5k", "--clock", "24"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    assert asked == [("uart", "ice40")]
+    found = json.loads(done.stdout)
+    clocks = found["fmax_mhz_by_seed"]
+    assert set(clocks) == {"1", "2"}
+    assert found["fmax_mhz"] == min(clocks.values()) == found["median"]["slowest_mhz"]
+    assert found["failed"] == {"3": "router: no way through"}
+    assert found["median"]["block_ram"] == {"used": 4, "available": 30}
+    assert found["synthesis"]["block_ram"] == 4
+    text = CliRunner().invoke(app, arguments).stdout
+    for part in (
+        "tiny on up5k",
+        "seed 3 failed",
+        "Critical path",
+        f"Fmax {found['fmax_mhz']:.1f} MHz",
+        "5,280",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seeds", "0"), "seeds must be at least 1, not 0"),
+        (("--clock", "-5"), "the clock must be a positive number of MHz, not -5"),
+    ],
+)
+def test_build_refuses_impossible_options(options, message):
+    done = CliRunner().invoke(app, ["build", "tiny", "--device", "up5k", *options])
+    assert done.exit_code == 2
+    assert message in done.stderr

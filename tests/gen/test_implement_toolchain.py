@@ -1,0 +1,131 @@
+"""Tools, the cache and how a failed run is told."""
+
+import stat
+import sys
+import threading
+
+import pytest
+
+from popshift.gen.implement import toolchain
+from popshift.gen.implement.toolchain import Tool, cache_directory, cached, digest, last_error, run
+from popshift.hw.errors import ToolError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("POPSHIFT_CACHE", str(tmp_path / "cache"))
+
+
+def executable(folder, name: str, text: str):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_a_native_command_goes_before_the_packaged_one(monkeypatch, tmp_path):
+    tool = Tool("place", ("place-native", "place-wasm"), "pip install place")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tool.path is None and not tool.available and tool.version is None
+    wasm = executable(tmp_path, "place-wasm", 'echo "place 1.2.3 (built today)"')
+    assert tool.require() == wasm and tool.version == "1.2.3"
+    native = executable(tmp_path, "place-native", 'echo "(Version place-2.0-7)" >&2')
+    assert tool.require() == native and tool.version == "2.0-7"
+
+
+def test_a_tool_that_does_not_start_has_no_version(monkeypatch, tmp_path):
+    executable(tmp_path, "broken", 'echo "libusb-1.0.so.0: cannot open"; exit 127')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = Tool("broken", ("broken",), "mend it")
+    assert tool.available and tool.version is None
+
+
+def test_a_missing_tool_says_how_to_get_it():
+    with pytest.raises(ToolError, match=r"^frob is not installed; run: pip install frob$") as raised:
+        Tool("frob", ("no-such-command-frob",), "pip install frob").require()
+    assert raised.value.exit_status == 3
+
+
+def test_cache_directory_follows_the_environment(monkeypatch, tmp_path):
+    assert cache_directory() == tmp_path / "cache"
+    monkeypatch.delenv("POPSHIFT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "popshift"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "home" / ".cache" / "popshift"
+
+
+def test_digest_keeps_parts_apart():
+    assert digest("ab", "c") != digest("a", "bc") != digest("abc")
+    assert digest("ab", b"c") == digest(b"ab", "c")
+
+
+def test_a_result_is_made_once_even_by_two_at_a_time():
+    made = []
+
+    def produce(folder):
+        made.append(folder)
+        (folder / "result").write_text("42")
+
+    threads = [threading.Thread(target=cached, args=("kind", "key", produce)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert (cached("kind", "key", produce) / "result").read_text() == "42"
+
+
+def test_a_failed_run_leaves_nothing_in_the_cache():
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise ToolError("no")
+
+    with pytest.raises(ToolError):
+        cached("kind", "key", fail)
+    assert [path.name for path in (cache_directory() / "kind").iterdir()] == ["key.lock"]
+
+
+def test_an_unwritable_cache_names_the_remedy(monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("POPSHIFT_CACHE", str(blocked))
+    with pytest.raises(ToolError, match=r"cannot write the cache.*set POPSHIFT_CACHE"):
+        cached("kind", "key", lambda folder: None)
+
+
+def test_a_failed_tool_is_told_by_its_last_error_and_its_log_is_kept(tmp_path):
+    command = executable(
+        tmp_path, "tool", "echo 'ERROR: first'; echo 'ERROR: no such port'; echo 'bye'; exit 1"
+    )
+    with pytest.raises(ToolError, match=r"synthesis failed: ERROR: no such port") as raised:
+        run([command], task="synthesis", log=tmp_path / "tool.log", cwd=tmp_path)
+    with open(raised.value.where) as kept:
+        assert kept.read() == "ERROR: first\nERROR: no such port\nbye\n"
+
+
+def test_a_tool_that_cannot_start_is_a_tool_error(tmp_path):
+    with pytest.raises(ToolError, match="cannot start"):
+        run([tmp_path / "absent"], task="synthesis", log=tmp_path / "tool.log", cwd=tmp_path)
+
+
+def test_standard_input_reaches_the_tool(tmp_path):
+    log = tmp_path / "tool.log"
+    run([sys.executable, "-c", "print(input()[::-1])"], task="mirror", log=log, cwd=tmp_path, text="abc\n")
+    assert log.read_text() == "cba\n"
+
+
+def test_last_error_of_a_log_without_errors(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("one\ntwo\n\n")
+    assert last_error(log) == "two"
+    log.write_text("")
+    assert last_error(log) == "it printed nothing"
+
+
+def test_every_family_has_a_place_and_route_tool():
+    from popshift.gen.implement.devices import DEVICES
+    from popshift.gen.implement.synthesis import FAMILIES
+
+    assert {device.family for device in DEVICES.values()} == set(FAMILIES) == set(toolchain.NEXTPNR)
