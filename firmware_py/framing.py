@@ -36,9 +36,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[packet.Frame]:
         """The good frames that `data` completes."""
         *whole, self._rest = (self._rest + data).split(DELIMITER)
-        self._rest = self._rest[
-            : MAX_WIRE_BYTES + 1
-        ]  # no frame is that long: noise, which must not fill the memory
+        # No frame is longer: noise, which must not fill the memory.
+        self._rest = self._rest[: MAX_WIRE_BYTES + 1]
         frames = []
         for encoded in filter(None, whole):
             frame = _decode(encoded)

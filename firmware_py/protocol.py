@@ -220,7 +220,7 @@ class _Exchange:
     def _draw(self) -> None:
         self._next = None
         request = next(self._source, None)
-        if request is not None and not self.refused:
+        if request is not None:
             type, address, payload = request
             assert len(payload) <= packet.MAX_PAYLOAD
             frame = packet.Frame(self.sequence, type, address, payload)
@@ -228,9 +228,9 @@ class _Exchange:
             self._drawn += 1
 
     def _fill(self) -> bool:
-        """Send what the window has room for; whether anything was sent."""
+        """Send what the window has room for, nothing behind a refusal; whether anything was sent."""
         sent = False
-        while self._next and self._window.has_room(len(self._next.encoded)):
+        while self._next and not self.refused and self._window.has_room(len(self._next.encoded)):
             self._link.transport.write(self._next.encoded)
             self._link.statistics.requests += 1
             self._window.push(self._next)
@@ -259,10 +259,8 @@ class _Exchange:
         for request in finished:
             assert request.answer
             if request.answer.type == packet.REFUSED | packet.ANSWER:
+                # What is under way is waited for: that keeps the numbers in step.
                 self.refused = self.refused or request.frame
-                self._next = (
-                    None  # nothing new; what is under way is waited for, which keeps the numbers in step
-                )
             self._answers.append(request.answer.payload)
         if finished and self._on_progress:
             self._on_progress(len(self._answers))

@@ -15,6 +15,7 @@ from amaranth.lib import wiring
 from popshift.hw.accelerator import Accelerator
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ToolError
+from popshift.hw.memory import ram
 from popshift.hw.tech import TECHNOLOGIES
 
 TOP = "popshift"
@@ -44,8 +45,8 @@ def verilog_from_rtlil(text: str, *, header: str = "") -> str:
         )
         commands = [
             f"read_rtlil {source}",
-            "delete t:$meminit*",  # block RAM starts undefined; nothing relies on its contents
             "proc -noopt -norom",
+            "pmuxtree",  # plain multiplexers: a parallel one comes out as a case with overlapping items
             "clean -purge",
             f"write_verilog -noattr {target}",
         ]
@@ -56,7 +57,7 @@ def verilog_from_rtlil(text: str, *, header: str = "") -> str:
             raise ToolError(
                 f"yosys failed: {found[0] if found else 'no message'}", remedy="pip install 'pyosys>=0.70', then popshift doctor"
             )
-        return header + target.read_text(encoding="utf-8")
+        return header + target.read_text(encoding="utf-8") + ram.verilog_source()
 
 
 def component_verilog(component: wiring.Component, *, top: str = TOP, header: str = "") -> str:

@@ -92,6 +92,11 @@ class SimulatedBoard:
                 ) from error
         self._socket.settimeout(_WRITE_TIMEOUT)
 
+    @property
+    def process_id(self) -> int:
+        """Of the simulation."""
+        return self._process.pid
+
     def read(self, timeout: float) -> bytes:
         """See `Transport.read`."""
         try:

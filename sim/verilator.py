@@ -23,6 +23,7 @@ VARIABLE = "POPSHIFT_VERILATOR"
 OLDEST = (5, 36)
 
 WAIVERS = {
+    "DECLFILENAME": "all modules of a design are in one file",
     "PROCASSINIT": "yosys gives registers their reset value as initial value too, as the FPGA does",
     "UNUSEDSIGNAL": "Amaranth computes sums and products at full width and drops the bits nobody reads",
     "WIDTHEXPAND": "yosys leaves the (signed) extension of operands to Verilog's rules, which are RTLIL's",
@@ -32,15 +33,6 @@ WAIVERS = {
 
 _STANDARD = "-std=gnu++17"
 _RUNTIME = ("verilated", "verilated_threads")
-_RUNTIME_DEFINES = (
-    "VM_COVERAGE",
-    "VM_SC",
-    "VM_TIMING",
-    "VM_TRACE",
-    "VM_TRACE_FST",
-    "VM_TRACE_SAIF",
-    "VM_TRACE_VCD",
-)
 _OPTIMISE_RUNTIME = "-O1"
 
 
@@ -118,24 +110,21 @@ class Verilator:
         """
         if not self.bundled:
             return []
-        names = [*_RUNTIME, *(["verilated_vcd_c"] if trace else []), *(["verilated_vpi"] if vpi else [])]
+        extra = [*(["verilated_vcd_c"] if trace else []), *(["verilated_vpi"] if vpi else [])]
+        return [self._runtime_object(name) for name in (*_RUNTIME, *extra)]
+
+    def _runtime_object(self, name: str) -> Path:
         include = self.root / "include"
-        traced = ("VM_TRACE", "VM_TRACE_VCD") if trace else ()
-        defines = ["-DVERILATOR=1", *(f"-D{name}={int(name in traced)}" for name in _RUNTIME_DEFINES)]
-        flags = [_STANDARD, _OPTIMISE_RUNTIME, "-pthread", *defines]
+        flags = [_STANDARD, _OPTIMISE_RUNTIME, "-pthread", "-DVERILATOR=1"]
 
-        def compile_objects(folder: Path) -> None:
-            for name in names:
-                includes = [f"-I{include}", f"-I{include / 'vltstd'}"]
-                source = include / f"{name}.cpp"
-                run_tool(
-                    [compiler(), *flags, *includes, "-c", str(source), "-o", str(folder / f"{name}.o")],
-                    cwd=folder,
-                )
+        def make(folder: Path) -> None:
+            includes = [f"-I{include}", f"-I{include / 'vltstd'}"]
+            source, target = include / f"{name}.cpp", folder / f"{name}.o"
+            run_tool([compiler(), *flags, *includes, "-c", str(source), "-o", str(target)], cwd=folder)
 
-        key = digest(self.version, compiler_version(), *flags, *names)
-        folder = cached("verilator-runtime", key, compile_objects, what="Verilator's runtime library")
-        return [folder / f"{name}.o" for name in names]
+        key = digest(self.version, compiler_version(), name, *flags)
+        what = "Verilator's runtime library (once)"
+        return cached("verilator-runtime", key, make, what=what) / f"{name}.o"
 
 
 class Settings(NamedTuple):

@@ -84,7 +84,7 @@ def _convolution(
     requantisation = _requantisation(operator, tensor, factors, mode)
     # What the array adds up: products with the zero point still in, which the bias then takes out again.
     whole = weight.reshape(shape[0], -1).astype(np.int64)
-    folded_bias = bias + source.zero_point * whole.sum(1)
+    folded_bias = bias - source.zero_point * whole.sum(1)
     bounds = [
         numerics.accumulator_bound(int(l1), int(b))
         for l1, b in zip(np.abs(whole).sum(1), folded_bias, strict=True)

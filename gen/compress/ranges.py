@@ -118,8 +118,7 @@ def observe(
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
-    """(scale, zero point) that spread -128 .. 127 over ``low .. high``, 0 exact; (1, 0) for an empty
-    range."""
+    """(scale, zero point) that spread -128 .. 127 over ``low .. high``, 0 exact; (1, 0) if low == high."""
     scale = (high - low) / _LEVELS
     if scale == 0:
         return 1.0, 0

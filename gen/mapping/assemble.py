@@ -7,11 +7,11 @@ import numpy as np
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.firmware_py.program import LayerRecord, Program, Segment
-from popshift.gen.mapping.predict import section_cycles
 from popshift.gen.mapping.sections import Section
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode, instruction
+from popshift.sim import cycles
 
 _BASES = {Opcode.MATRIX: "weight_base", Opcode.POST: "parameter_base"}
 
@@ -54,12 +54,12 @@ def assemble(
             memories.append(_Memories([]))
         assert memories[-1].takes(section, config), f"section {section.name} exceeds a memory"
         memories[-1].add(index, section)
-    segments, cycles = [], []
+    segments, predicted = [], []
     for memory in memories:
         segment, items = _segment(memory, config)
         segments.append(segment)
-        cycles += section_cycles(items, config)
-    layers = [_record(section, found, config) for section, found in zip(sections, cycles, strict=True)]
+        predicted += cycles.predict(items, config)[:-1]  # without END
+    layers = [_record(section, found, config) for section, found in zip(sections, predicted, strict=True)]
     return Program(
         config=config,
         name=name,

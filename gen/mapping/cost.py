@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.matrix.feeder import ISSUE_TO_READY
 
-LOAD_EXTRA_CYCLES = 2
-"""A pass that hides the load of the next weights lasts at least this much longer than `rows`."""
-MIN_PASS_CYCLES = 4
 START_CYCLES = 12
 """Fetching an instruction and filling the pipelines, roughly."""
 
@@ -43,7 +41,7 @@ class ConvolutionCost:
         """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels."""
         column_tiles = -(-channels // config.cols)
         last_chunks = -(-(channels - (column_tiles - 1) * config.cols) // config.post_lanes)
-        shortest = max(config.rows + LOAD_EXTRA_CYCLES, MIN_PASS_CYCLES)
+        shortest = config.rows + 1 + ISSUE_TO_READY  # a pass hides the load of the next weights
         matrix = weights = post = 0
         for pixels, number in tiles.items():
             passes = row_tiles * column_tiles * number
@@ -59,8 +57,13 @@ class ConvolutionCost:
 
     @property
     def bottleneck(self) -> str:
-        """What most of the time goes into: ``matrix``, ``weights``, ``post`` or ``overhead``."""
-        parts = {name: getattr(self, name) for name in ("matrix", "weights", "post", "overhead")}
+        """What most of the time goes into, in words."""
+        parts = {
+            "multiply-accumulates": self.matrix,
+            "loading weights": self.weights,
+            "post unit": self.post,
+            "first load and last drain": self.overhead,
+        }
         return max(parts, key=lambda name: parts[name])
 
 
@@ -84,4 +87,4 @@ class PoolCost:
 
     @property
     def bottleneck(self) -> str:
-        return "channel" if self.channel >= self.post else "post"
+        return "channel unit" if self.channel >= self.post else "post unit"

@@ -103,7 +103,7 @@ def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
             "words": placed.buffer.words
             - placed.layout.planes * placed.layout.shape[1] * placed.layout.shape[2],
             "value": padding.value,
-            "bottleneck": "post",
+            "bottleneck": "post unit",
         },
     )
 

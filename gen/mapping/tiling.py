@@ -84,7 +84,7 @@ def pixel_tiles(
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
     Few large tiles need fewer instructions; but the drain of the last tile is not hidden by anything, which
-    speaks for small ones, and tiles of fewer than rows + 2 pixels wait for weights.
+    speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights.
     """
     best: tuple[tuple[Rectangle, ...], ConvolutionCost] | None = None
     limit = min(config.accumulator_depth, MAX_COUNT)

@@ -37,6 +37,7 @@ class CommandUnit(wiring.Component):
     Members
     -------
     rx, tx: encoded frames.
+    busy: a request is being worked on or an answer is under way.
     activation_write_valid, _mask, _address, _data: write one byte into one word of every bank in the mask.
     word_write_space: strobe, bit 0 weight, 1 parameter, 2 program memory: write one word.
     word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
@@ -53,6 +54,7 @@ class CommandUnit(wiring.Component):
 
     rx: stream.Interface
     tx: stream.Interface
+    busy: Signal
     activation_write_valid: Signal
     activation_write_mask: Signal
     activation_write_address: Signal
@@ -87,6 +89,7 @@ class CommandUnit(wiring.Component):
             {
                 "rx": In(stream.Signature(8)),
                 "tx": Out(stream.Signature(8)),
+                "busy": Out(1),
                 "activation_write_valid": Out(1),
                 "activation_write_mask": Out(config.rows),
                 "activation_write_address": Out(ADDRESS_BITS),
@@ -151,6 +154,7 @@ class CommandUnit(wiring.Component):
         wiring.connect(m, wiring.flipped(self.rx), receiver.i)
         wiring.connect(m, transmitter.o, wiring.flipped(self.tx))
         m.d.comb += [
+            self.busy.eq(receiver.valid | transmitter.o.valid),
             admission.header.eq(receiver.header),
             admission.length.eq(receiver.length),
             admission.status.eq(self.status),

@@ -1,14 +1,29 @@
-"""Block RAM with one read and one write port and an output register."""
+"""Block RAM with one read and one write port and an output register.
 
-from amaranth.hdl import Module, Signal
+Two twins with the same ports: `Ram` for Amaranth's simulator, and `VerilogRam`, an instance of the module in ``ram.v``,
+for everything that is generated. (Amaranth writes an initial value for every bit of a memory, which takes longer than
+all the rest of a design and keeps synthesis from using memories without initial values, such as iCE40's SPRAM.)
+"""
+
+from importlib import resources
+
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+
+VERILOG_MODULE = "popshift_ram"
+
+
+def verilog_source() -> str:
+    """The Verilog of `VERILOG_MODULE`."""
+    return (resources.files("popshift.hw.memory") / "ram.v").read_text(encoding="utf-8")
 
 
 class Ram(wiring.Component):
     """A word memory that synthesis maps to block RAM on every family.
 
-    Reading a word in the cycle it is written gives either value; nothing in the accelerator depends on it.
+    Reading a word in the cycle it is written gives either value; nothing in the accelerator depends on it. Contents are
+    undefined until written.
 
     Members
     -------
@@ -24,13 +39,13 @@ class Ram(wiring.Component):
         if depth < 2:
             raise ValueError(f"depth must be at least 2 words, not {depth}")
         self.width, self.depth = width, depth
-        bits = (depth - 1).bit_length()
+        self.address_bits = (depth - 1).bit_length()
         super().__init__(
             {
-                "read_address": In(bits),
+                "read_address": In(self.address_bits),
                 "read_data": Out(width),
                 "write_enable": In(1),
-                "write_address": In(bits),
+                "write_address": In(self.address_bits),
                 "write_data": In(width),
             }
         )
@@ -48,4 +63,24 @@ class Ram(wiring.Component):
         output = Signal(self.width, reset_less=True)
         m.d.sync += output.eq(read.data)
         m.d.comb += self.read_data.eq(output)
+        return m
+
+
+class VerilogRam(Ram):
+    """The same memory as an instance of `VERILOG_MODULE`."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.ram = Instance(
+            VERILOG_MODULE,
+            p_WIDTH=self.width,
+            p_DEPTH=self.depth,
+            p_ADDRESS_BITS=self.address_bits,
+            i_clk=ClockSignal(),
+            i_read_address=self.read_address,
+            o_read_data=self.read_data,
+            i_write_enable=self.write_enable,
+            i_write_address=self.write_address,
+            i_write_data=self.write_data,
+        )
         return m

@@ -3,6 +3,6 @@
 from popshift.hw.tech.ecp5 import Ecp5
 from popshift.hw.tech.gowin import Gowin
 from popshift.hw.tech.ice40 import Ice40
-from popshift.hw.tech.portable import Portable
+from popshift.hw.tech.portable import Portable, Simulated
 
-TECHNOLOGIES: dict[str, type[Portable]] = {cls.name: cls for cls in (Portable, Ecp5, Ice40, Gowin)}
+TECHNOLOGIES: dict[str, type[Portable]] = {cls.name: cls for cls in (Portable, Simulated, Ecp5, Ice40, Gowin)}

@@ -1,4 +1,4 @@
-"""The portable technology: plain arithmetic that simulates everywhere, and the base the device technologies refine.
+"""The portable technology: plain arithmetic for any simulator and synthesis, and the base the device technologies refine.
 
 Every technology has the same latencies, so a program takes the same cycles on all of them. A device technology overrides
 what it can do better with primitives; `tests/hw/test_tech.py` proves each primitive equal to its portable twin.
@@ -6,7 +6,7 @@ what it can do better with primitives; `tests/hw/test_tech.py` proves each primi
 
 from amaranth.hdl import Module, Signal, signed
 
-from popshift.hw.memory.ram import Ram
+from popshift.hw.memory.ram import Ram, VerilogRam
 
 
 class Portable:
@@ -42,11 +42,20 @@ class Portable:
 
     def ram(self, *, width: int, depth: int) -> Ram:
         """A memory with one read and one write port."""
-        return Ram(width=width, depth=depth)
+        return VerilogRam(width=width, depth=depth)
 
     def weight_ram(self, *, width: int, depth: int) -> Ram:
         """A memory that is never written and read in the same cycle: devices may use single-port blocks."""
         return self.ram(width=width, depth=depth)
+
+
+class Simulated(Portable):
+    """The portable technology with memories that Amaranth's own simulator can run."""
+
+    name = "simulated"
+
+    def ram(self, *, width: int, depth: int) -> Ram:
+        return Ram(width=width, depth=depth)
 
 
 def delayed(m: Module, value, shape, stages: int, name: str) -> Signal:

@@ -218,6 +218,10 @@ def test_a_refusal_is_reported_and_the_session_goes_on() -> None:
     with pytest.raises(DeviceError, match=f"refused WRITE at 0x10000001 with {WORD + 1} bytes"):
         link.submit_many([good, bad, good, good])
     assert link.request(*good) == b""
+    with pytest.raises(DeviceError, match="refused WRITE"):
+        link.submit_many([bad] + [good] * 1000)
+    assert link.statistics.requests < 3 * FRAMES, "what is behind a refused request is not sent"
+    assert link.request(*good) == b""
     assert link.statistics.retransmissions == 0
 
 

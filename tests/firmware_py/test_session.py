@@ -82,6 +82,7 @@ def test_a_profile_has_every_layers_counters_and_tensor(segments: int) -> None:
     board, device = accelerator(program, busy_polls=1)
     board.load(program)
     (image,) = batch = images(1)
+    device.receive(b"noise before the run\0")
     profile = board.run_profiled(batch)
     expected = expected_tensors(program, image)
     assert [layer.name for layer in profile.layers] == ["conv", "pool", "dense"]
@@ -144,6 +145,8 @@ def test_an_error_status_names_meaning_place_and_layer() -> None:
     )
     assert board.state().status == Status.ACTIVATION_ADDRESS
     device._machine = example_machine(program)
+    for memory in device.memories.values():
+        memory[:] = 0
     board.reset()
     expected = expected_tensors(program, images(1)[0])["dense_out"]
     np.testing.assert_array_equal(board.run(images(1))["dense_out"][0], expected)

@@ -247,10 +247,12 @@ def test_other_float_types_are_taken_as_float32() -> None:
     torch.manual_seed(1)
     module = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).double()
     graph = from_module(module, torch.zeros(1, 4, dtype=torch.float64))
-    assert module[0].weight.dtype == torch.float64
+    assert module.get_parameter("0.weight").dtype == torch.float64
     (operator,) = graph.operators
     assert isinstance(operator, FloatConvolution)
-    np.testing.assert_allclose(operator.weight.reshape(3, 4), module[0].weight.detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        operator.weight.reshape(3, 4), module.get_parameter("0.weight").detach().numpy(), rtol=1e-6
+    )
 
 
 def test_dynamic_batch_is_taken() -> None:

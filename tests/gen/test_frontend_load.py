@@ -71,11 +71,13 @@ def test_function(network: str) -> None:
         ("{}:number", "{}:number: number is not a function; name a function without parameters"),
         (
             "{}:fails",
-            "{}:fails: the function failed (RuntimeError: no data); correct it; it is called without arguments",
+            "{}:fails: the function failed (RuntimeError: no data); correct it; it is called without "
+            "arguments",
         ),
         (
             "{}:one",
-            "{}:one: the function returned Linear; return (module, example) or (module, example, calibration)",
+            "{}:one: the function returned Linear; return (module, example) or (module, example, "
+            "calibration)",
         ),
         ("absent_{}:f", "absent_{}:f: No module named 'absent_{}'; check the name and the current folder"),
         ("model.tflow", "model.tflow: unknown kind of model; give .pt2 or module:function"),

@@ -36,12 +36,13 @@ BEHIND = "place it directly behind a convolution or linear layer, or fold it int
 LAYERS = {
     "groups": (
         nn.Conv2d(4, 4, 3, groups=4),
-        "layer 1 (conv2d): groups = 4, only 1 is supported; use groups = 1 (depthwise convolution is
-        not supported " "by this version)",
+        "layer 1 (conv2d): groups = 4, only 1 is supported; use groups = 1 (depthwise convolution is not "
+        "supported by this version)",
     ),
     "transposed": (
         nn.ConvTranspose2d(4, 2, 2),
-        "layer 1 (conv_transpose2d): transposed convolution; resize the input on the host, or use pooling and strides",
+        "layer 1 (conv_transpose2d): transposed convolution; resize the input on the host, or use pooling "
+        "and strides",
     ),
     "reflect": (
         nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"),
@@ -57,21 +58,25 @@ LAYERS = {
     ),
     "sigmoid": (
         nn.Sigmoid(),
-        "layer 1 (sigmoid): this activation is not piecewise linear between two limits; use ReLU, ReLU6 or Hardtanh "
+        "layer 1 (sigmoid): this activation is not piecewise linear between two limits; use ReLU, ReLU6 "
+        "or Hardtanh "
         "instead",
     ),
     "layer-norm": (
         nn.GroupNorm(2, 4),
-        "layer 1 (group_norm): it normalises with statistics of the sample; use batch norm behind a convolution",
+        "layer 1 (group_norm): it normalises with statistics of the sample; use batch norm behind a "
+        "convolution",
     ),
     "batch-statistics": (
         nn.BatchNorm2d(4, track_running_stats=False),
-        "layer 1 (batch_norm): it normalises with the statistics of the batch; use track_running_stats=True and "
+        "layer 1 (batch_norm): it normalises with the statistics of the batch; use "
+        "track_running_stats=True and "
         "export in eval mode",
     ),
     "ceil-mode": (
         nn.MaxPool2d(4, ceil_mode=True),
-        "layer 1 (max_pool2d): ceil_mode=True adds a window that reaches beyond the image; use ceil_mode=False, or "
+        "layer 1 (max_pool2d): ceil_mode=True adds a window that reaches beyond the image; use "
+        "ceil_mode=False, or "
         "pad the input to a multiple of the stride",
     ),
     "border-divisor": (
@@ -81,27 +86,32 @@ LAYERS = {
     ),
     "adaptive": (
         nn.AdaptiveAvgPool2d((3, 4)),
-        "layer 1 (adaptive_avg_pool2d): an output of 3 x 4 from 6 x 6 needs windows of unequal size; choose an output "
+        "layer 1 (adaptive_avg_pool2d): an output of 3 x 4 from 6 x 6 needs windows of unequal size; "
+        "choose an output "
         "size that divides the input's",
     ),
     "upsample": (
         nn.Upsample(scale_factor=2),
-        "layer 1 (upsample_nearest2d): resizing is not supported by this version; resize the input on the host, or "
+        "layer 1 (upsample_nearest2d): resizing is not supported by this version; resize the input on the "
+        "host, or "
         "use pooling and strides",
     ),
     "linear-per-pixel": (
         nn.Linear(6, 2),
-        "layer 1 (linear): it works on the last axis of (4, 6, 6), not on one vector per sample; flatten its input, "
+        "layer 1 (linear): it works on the last axis of (4, 6, 6), not on one vector per sample; flatten "
+        "its input, "
         "or use a 1 x 1 convolution",
     ),
     "softmax-inside": (
         nn.Sequential(nn.Softmax(1), nn.Conv2d(4, 1, 1)),
-        "layer 1.0 (softmax): the network goes on behind it; softmax runs on the host only; remove it, or end the "
+        "layer 1.0 (softmax): the network goes on behind it; softmax runs on the host only; remove it, or "
+        "end the "
         "network before it",
     ),
     "reshape": (
         nn.Sequential(nn.Flatten(), nn.Unflatten(1, (9, 4, 4)), nn.Conv2d(9, 1, 1)),
-        "layer 1.2 (conv2d): its input is a tensor (4, 6, 6) reshaped to (9, 4, 4), which would move data between "
+        "layer 1.2 (conv2d): its input is a tensor (4, 6, 6) reshaped to (9, 4, 4), which would move data "
+        "between "
         "channels; give the network its input in the shape that this layer takes",
     ),
     "norm-after-relu": (
@@ -110,11 +120,13 @@ LAYERS = {
     ),
     "norm-after-pool": (
         nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)),
-        f"layer 1.1 (batch_norm): batch norm follows pooling 1.0, so there are no weights to fold it into; {BEHIND}",
+        f"layer 1.1 (batch_norm): batch norm follows pooling 1.0, so there are no weights to fold it into; "
+        f"{BEHIND}",
     ),
     "norm-after-flatten": (
         nn.Sequential(nn.Flatten(), nn.BatchNorm1d(144)),
-        "layer 1.1 (batch_norm): it has one factor per pixel of a flattened tensor (4, 6, 6); normalise before "
+        "layer 1.1 (batch_norm): it has one factor per pixel of a flattened tensor (4, 6, 6); normalise "
+        "before "
         "flattening, or behind the linear layer",
     ),
 }
@@ -142,7 +154,8 @@ FUNCTIONS = {
     ),
     "permutation": (
         lambda y: y.permute(0, 2, 3, 1),
-        "layer permute (permute): it moves data between dimensions; train the network in the order that its layers "
+        "layer permute (permute): it moves data between dimensions; train the network in the order that "
+        "its layers "
         "take",
     ),
     "channel-mean": (
@@ -151,11 +164,13 @@ FUNCTIONS = {
     ),
     "merged-batch": (
         lambda y: y.reshape(-1),
-        "layer reshape (reshape): it merges the batch with other dimensions; keep the batch as the first dimension",
+        "layer reshape (reshape): it merges the batch with other dimensions; keep the batch as the first "
+        "dimension",
     ),
     "always-dropout": (
         lambda y: F.dropout(y, 0.5),
-        "layer dropout (dropout): it drops activations at random also in eval mode; pass training=self.training",
+        "layer dropout (dropout): it drops activations at random also in eval mode; pass "
+        "training=self.training",
     ),
     "integers": (
         lambda y: y.to(torch.int32),
@@ -171,7 +186,8 @@ FUNCTIONS = {
     ),
     "unknown": (
         lambda y: torch.cumsum(y, 2),
-        "layer cumsum (cumsum): this operator is not supported; remove it, or replace it with supported layers",
+        "layer cumsum (cumsum): this operator is not supported; remove it, or replace it with supported "
+        "layers",
     ),
     "constant-output": (
         lambda y: torch.ones(2),
@@ -231,7 +247,8 @@ def test_norm_of_a_shared_tensor() -> None:
             return x, self.norm(x)
 
     assert message(Net(), IMAGE) == (
-        "layer norm (batch_norm): the output of conv is also used without the batch norm; let every reader take the "
+        "layer norm (batch_norm): the output of conv is also used without the batch norm; let every "
+        "reader take the "
         "normalised tensor"
     )
 
@@ -240,13 +257,15 @@ def test_norm_of_a_shared_tensor() -> None:
 def test_weights_that_are_not_finite(value: float) -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     with torch.no_grad():
-        module[0].weight[1, 0, 2, 2] = value
-        module[1].bias[0] = value
+        module.get_parameter("0.weight")[1, 0, 2, 2] = value
+        module.get_parameter("1.bias")[0] = value
     assert message(module, IMAGE) == (
         "2 operators of the network cannot run on the accelerator:\n"
-        "  layer 0 (conv2d): parameter 0.weight holds NaN or infinity in 1 of 18 places; train the network again, with "
+        "  layer 0 (conv2d): parameter 0.weight holds NaN or infinity in 1 of 18 places; train the "
+        "network again, with "
         "a lower learning rate or clipped gradients\n"
-        "  layer 1 (batch_norm): parameter 1.bias holds NaN or infinity in 1 of 2 places; train the network again, with "
+        "  layer 1 (batch_norm): parameter 1.bias holds NaN or infinity in 1 of 2 places; train the "
+        "network again, with "
         "a lower learning rate or clipped gradients"
     )
 
@@ -260,25 +279,30 @@ INPUTS = {
     "no-batch": (
         nn.Conv2d(1, 2, 3),
         torch.zeros(1, 8, 8),
-        "layer conv2d (conv2d): its input has no batch dimension; add one to the example: example.unsqueeze(0)",
+        "layer conv2d (conv2d): its input has no batch dimension; add one to the example: "
+        "example.unsqueeze(0)",
     ),
     "five-dimensional": (
         nn.Conv3d(1, 2, 3),
         torch.zeros(1, 1, 4, 4, 4),
-        "layer input (input): it has shape (1, 1, 4, 4, 4); give (batch, channels, height, width), (batch, channels, "
+        "layer input (input): it has shape (1, 1, 4, 4, 4); give (batch, channels, height, width), "
+        "(batch, channels, "
         "length) or (batch, features)",
     ),
     "two-inputs": (
         nn.Bilinear(2, 2, 2),
         (torch.zeros(1, 2), torch.zeros(1, 2)),
-        "layer input1, input2 (input): the network takes 2 inputs, this version needs exactly one; give it one input "
+        "layer input1, input2 (input): the network takes 2 inputs, this version needs exactly one; give "
+        "it one input "
         "tensor",
     ),
     "wrong-shape": (
         nn.Conv2d(3, 2, 3),
         torch.zeros(1, 1, 8, 8),
-        "the module does not run on an example of shape (1, 1, 8, 8) (Given groups=1, weight of size [2, 3, 3, 3], "
-        "expected input[1, 1, 8, 8] to have 3 channels, but got 1 channels instead); give an example the module "
+        "the module does not run on an example of shape (1, 1, 8, 8) (Given groups=1, weight of size [2, "
+        "3, 3, 3], "
+        "expected input[1, 1, 8, 8] to have 3 channels, but got 1 channels instead); give an example the "
+        "module "
         "accepts",
     ),
     "not-a-tensor": (
@@ -289,7 +313,8 @@ INPUTS = {
     "returns-its-input": (
         nn.Flatten(),
         torch.zeros(1, 2, 2),
-        "layer flatten (output): it is not computed from the input by any layer; return the result of a layer",
+        "layer flatten (output): it is not computed from the input by any layer; return the result of a "
+        "layer",
     ),
 }
 
@@ -337,7 +362,8 @@ def test_state_that_changes_with_every_call() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_module() -> None:
-    scripted = torch.jit.trace(nn.ReLU(), torch.zeros(1))
+    scripted = torch.jit.trace_module(nn.ReLU(), {"forward": torch.zeros(1)})
+    assert isinstance(scripted, nn.Module)
     assert message(scripted, torch.zeros(1, 2)) == (
         "a plain torch.nn.Module is needed, not TopLevelTracedModule; give the module itself"
     )
@@ -348,7 +374,8 @@ def test_decomposed_program() -> None:
     program = torch.export.export(nn.Conv2d(1, 2, 3), (IMAGE,)).run_decompositions()
     (finding,) = check_exported(program)
     assert str(finding) == (
-        "layer convolution (convolution): the program was decomposed after its export; save it as torch.export.export "
+        "layer convolution (convolution): the program was decomposed after its export; save it as "
+        "torch.export.export "
         "returns it, without run_decompositions"
     )
 

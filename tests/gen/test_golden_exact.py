@@ -63,8 +63,12 @@ def random_operator(rng: random.Random, mode: Requantise) -> Graph:
     shape = rng.randint(1, 4), rng.randint(3, 7), rng.randint(3, 7)
     kernel = rng.randint(1, 3), rng.randint(1, 3)
     kind = rng.choice(["convolution", "max", "average"])
-    padding = (0, 0, 0, 0) if kind == "max" else tuple(rng.randint(0, 2) for _ in range(4))
     dilation = (1, 1) if kind == "average" else (rng.randint(1, 2), 1)
+    # A max pooling window must hold at least one pixel of the image.
+    vertical, horizontal = (
+        (2, 2) if kind != "max" else (0 if dilation[0] > 1 else kernel[0] - 1, kernel[1] - 1)
+    )
+    padding = (*(rng.randint(0, vertical) for _ in "tb"), *(rng.randint(0, horizontal) for _ in "lr"))
     assert len(padding) == 4
     window = Window(kernel, (rng.randint(1, 3), rng.randint(1, 2)), padding, dilation)
     rows, columns = window.output_size(shape[1], shape[2])

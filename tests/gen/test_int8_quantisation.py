@@ -184,12 +184,14 @@ def test_range_too_narrow_for_the_hardware_is_widened(mode: Requantise) -> None:
 
 def test_accumulator_that_could_overflow_is_refused() -> None:
     inputs = 140_000
-    float_graph = one_layer(np.ones((1, inputs)), np.zeros(1), (inputs, 1, 1))
+    float_graph = one_layer(np.ones((1, inputs)), np.ones(1), (inputs, 1, 1))
     with pytest.raises(ModelError) as caught:
         quantise(float_graph, np.ones((1, inputs, 1, 1)), Requantise.EXACT)
     # Zero point -128: the products reach 127 * 128 * inputs, taking it out again as much once more.
+    # The bias, 1, is 255 steps of the input times 127 of the weights.
+    bound = 2 * 127 * 128 * inputs + 255 * 127
     assert str(caught.value) == (
-        f"layer fc: the accumulator of output channel 0 can reach {2 * 127 * 128 * inputs}, which does not fit 32 bits; "
+        f"layer fc: the accumulator of output channel 0 can reach {bound}, which does not fit 32 bits; "
         "give the layer fewer inputs, or smaller weights (weight decay)"
     )
 

@@ -28,7 +28,7 @@ def run_core(
     weights: np.ndarray,
     parameters: np.ndarray,
     activations: np.ndarray,
-    technology: str = "portable",
+    technology: str = "simulated",
     most_cycles: int = 200_000,
     trace: str | None = None,
 ) -> Outcome:

@@ -42,7 +42,7 @@ def cases(mode: Requantise) -> list[dict[str, int]]:
 @pytest.mark.parametrize("mode", list(Requantise))
 def test_lane_equals_numerics(mode):
     config = load_config("tiny").replace(requantise=mode)
-    lane = RequantiseLane(config=config, technology=TECHNOLOGIES["portable"]())
+    lane = RequantiseLane(config=config, technology=TECHNOLOGIES["simulated"]())
     todo = cases(mode)
     print(f"seed {SEED}, {len(todo)} cases")
     latency = requantise.latency(mode)
@@ -73,7 +73,7 @@ def test_lane_equals_numerics(mode):
 @pytest.mark.parametrize("mode", list(Requantise))
 def test_lane_takes_one_element_a_cycle(mode):
     config = load_config("tiny").replace(requantise=mode)
-    lane = RequantiseLane(config=config, technology=TECHNOLOGIES["portable"]())
+    lane = RequantiseLane(config=config, technology=TECHNOLOGIES["simulated"]())
     latency = requantise.latency(mode)
     multiplier, shift = numerics.quantise_multiplier(0.37, mode)
     inputs = list(range(-200, 200))

@@ -13,6 +13,7 @@ from popshift.sim.units import HazardError
 
 CONFIG = load_config("tiny")  # 4 x 4, two lanes, halves of 64
 BEYOND = CONFIG.activation_depth
+AFTER_MATRIX = isa.LENGTHS[Opcode.MATRIX]
 END = instruction(Opcode.END)
 
 
@@ -26,7 +27,7 @@ def matrix(**changes: int) -> isa.Instruction:
     return instruction(Opcode.MATRIX, **{**fields, **counts, **changes})
 
 
-def post(source: Source = Source.MATRIX, **changes: int) -> isa.Instruction:
+def post(source: int = Source.MATRIX, **changes: int) -> isa.Instruction:
     steps = ("x_step", "y_step", "plane_step")
     fields = dict.fromkeys((*steps, "uniform", "zero_point", "parameter_base", "base"), 0)
     counts = dict.fromkeys(("period", "chunks", "x_count", "y_count", "mask"), 1)
@@ -232,7 +233,7 @@ def test_marks_pause_only_when_asked():
 
 def test_a_run_may_start_anywhere():
     m = machine(matrix(), mark(7), END)
-    assert m.run(pc=isa.LENGTHS[Opcode.MATRIX]) is Status.DONE and m.layer == 7
+    assert m.run(pc=AFTER_MATRIX) is Status.DONE and m.layer == 7
 
 
 # ---- errors ------------------------------------------------------------------------------------------------
@@ -250,14 +251,17 @@ ERRORS = {
         ((channel(base=BEYOND - 1, kx_count=2, kx_step=1), post(Source.CHANNEL)), 0),
         ((post(Source.FILL, base=BEYOND),), 0),
         ((post(Source.FILL, base=3, x_count=2, x_step=-4),), 0),
-        ((matrix(), post(base=BEYOND - 1, chunks=2, plane_step=1)), 6),
+        ((matrix(), post(base=BEYOND - 1, chunks=2, plane_step=1)), AFTER_MATRIX),
     ],
     Status.WEIGHT_ADDRESS: [((matrix(weight_base=CONFIG.weight_depth - 3),), 0)],
     Status.PARAMETER_ADDRESS: [
-        ((matrix(), post(parameter_base=CONFIG.parameter_depth)), 6),
-        ((matrix(), post(parameter_base=CONFIG.parameter_depth - 1, chunks=2)), 6),
+        ((matrix(), post(parameter_base=CONFIG.parameter_depth)), AFTER_MATRIX),
+        ((matrix(), post(parameter_base=CONFIG.parameter_depth - 1, chunks=2)), AFTER_MATRIX),
     ],
-    Status.ACCUMULATOR_ADDRESS: [((matrix(x_count=13, y_count=5),), 0), ((matrix(), post(x_count=65)), 6)],
+    Status.ACCUMULATOR_ADDRESS: [
+        ((matrix(x_count=13, y_count=5),), 0),
+        ((matrix(), post(x_count=65)), AFTER_MATRIX),
+    ],
 }
 
 

@@ -1,0 +1,528 @@
+"""The command unit: every request, the sequence rules, refusals; against a machine and memories modelled in Python."""
+
+import random
+from collections.abc import Callable, Iterable
+
+import pytest
+from amaranth.sim import Simulator
+from cobs import cobs
+
+from popshift.hw import packet
+from popshift.hw.config import AcceleratorConfig, load_config
+from popshift.hw.control.commands import CommandUnit
+from popshift.hw.isa import Counter, Status
+from popshift.hw.packet import ANSWER, Frame, Space, Type
+
+TINY = load_config("tiny")
+# Odd sizes: depths that are no powers of two, words of every size, two bytes of bank mask.
+ODD = TINY.replace(
+    rows=10,
+    cols=5,
+    tile_rows=5,
+    tile_cols=1,
+    post_lanes=1,
+    activation_depth=1000,
+    weight_depth=700,
+    parameter_depth=37,
+)
+READ_LATENCY = 4
+
+
+class Host:
+    """Drives a `CommandUnit`: sends frames, returns answers, records what the unit did to memories and machine."""
+
+    def __init__(self, config: AcceleratorConfig, *, stall: float = 0.0) -> None:
+        self.config, self.stall = config, stall
+        self.dut = CommandUnit(config=config, read_latency=READ_LATENCY)
+        self.sequence = 0
+        self.writes: list[tuple] = []
+        self.strobes: list[tuple] = []
+        self.status, self.layer, self.pc, self.cycles = Status.IDLE, 0, 0, 0
+        self.counters = [0] * len(Counter)
+        self.cycle = 0
+        self._rng = random.Random(1)
+        self._address = [(0, 0)] * (READ_LATENCY + 1)
+
+    def run(self, script: Callable) -> None:
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-6)
+
+        async def bench(ctx):
+            self._ctx = ctx
+            await script(self)
+
+        simulator.add_testbench(bench)
+        simulator.run()
+
+    @staticmethod
+    def activation(bank: int, word: int) -> int:
+        return (bank * 57 + word * 11 + (word >> 8)) & 0xFF
+
+    async def _tick(self) -> tuple[bool, bool, int]:
+        """One clock with memory and machine; returns whether a byte was taken, whether one came, and which."""
+        ctx, dut = self._ctx, self.dut
+        ctx.set(dut.status, self.status)
+        ctx.set(dut.layer, self.layer)
+        ctx.set(dut.pc, self.pc)
+        ctx.set(dut.cycles, self.cycles)
+        for index, value in enumerate(self.counters):
+            ctx.set(dut.counters[index], value)
+        # The data of an address is there `READ_LATENCY` cycles later and then only.
+        self._address = [(ctx.get(dut.read_bank), ctx.get(dut.read_address)), *self._address[:-1]]
+        ctx.set(dut.read_data, self.activation(*self._address[READ_LATENCY]))
+        self._record()
+        taken = ctx.get(dut.rx.valid & dut.rx.ready)
+        came, byte = ctx.get(dut.tx.valid & dut.tx.ready), ctx.get(dut.tx.payload)
+        await ctx.tick()
+        self.cycle += 1
+        return bool(taken), bool(came), byte
+
+    def _record(self) -> None:
+        ctx, dut = self._ctx, self.dut
+        if ctx.get(dut.activation_write_valid):
+            at = ctx.get(dut.activation_write_address), ctx.get(dut.activation_write_data)
+            self.writes.append(("activation", ctx.get(dut.activation_write_mask), *at))
+        space = ctx.get(dut.word_write_space)
+        if space:
+            assert space in (1, 2, 4)
+            number = Space(space.bit_length())
+            size = word_bytes(self.config, number)
+            value = ctx.get(dut.word_write_data) & ((1 << 8 * size) - 1)
+            self.writes.append((number, ctx.get(dut.word_write_address), value))
+        if ctx.get(dut.start):
+            setting = ctx.get(dut.start_pc), ctx.get(dut.pause), ctx.get(dut.cycle_limit)
+            self.strobes.append(("start", *setting))
+        if ctx.get(dut.proceed):
+            self.strobes.append(("proceed",))
+        if ctx.get(dut.reset_machine):
+            self.strobes.append(("reset",))
+
+    async def send(self, stream: bytes, answers: int = 1, *, spare: int = 40) -> list[Frame]:
+        """Send bytes; returns the answers, after making sure that `spare` more cycles bring none."""
+        ctx, dut, data = self._ctx, self.dut, list(stream)
+        received, limit = bytearray(), self.cycle + 60 * len(stream) + 30_000
+        left = spare
+        while left:
+            ctx.set(dut.rx.valid, bool(data) and self._rng.random() >= self.stall)
+            ctx.set(dut.rx.payload, data[0] if data else 0)
+            ctx.set(dut.tx.ready, self._rng.random() >= self.stall)
+            taken, came, byte = await self._tick()
+            if taken:
+                data.pop(0)
+            if came:
+                received.append(byte)
+            if not data and received.count(0) >= answers:
+                left -= 1
+            assert self.cycle < limit, f"{received.count(0)} of {answers} answers in time"
+        ctx.set(dut.rx.valid, 0)
+        parsed = [Frame.parse(cobs.decode(bytes(part))) for part in bytes(received).split(b"\0")[:-1]]
+        assert len(parsed) == answers and None not in parsed
+        return [frame for frame in parsed if frame is not None]
+
+    async def request(
+        self, kind: int, address: int = 0, payload: bytes = b"", *, sequence: int | None = None
+    ) -> Frame:
+        """One request and its answer, which has to repeat sequence, type and address unless it refuses or asks again."""
+        if sequence is None:
+            sequence, self.sequence = self.sequence, (self.sequence + 1) % 256
+        frame = Frame(sequence, kind, address, payload)
+        (answer,) = await self.send(encode(frame))
+        assert answer.sequence == sequence
+        if answer.type == ANSWER | packet.RESEND:
+            assert answer.payload == b""
+        elif answer.type == ANSWER | packet.REFUSED:
+            assert (answer.address, answer.payload) == (address, b"")
+        else:
+            assert (answer.type, answer.address) == (ANSWER | kind, address)
+        return answer
+
+    async def done(self, kind: int, address: int = 0, payload: bytes = b"", **options) -> bytes:
+        """A request that has to be executed; returns the payload of its answer."""
+        answer = await self.request(kind, address, payload, **options)
+        assert answer.type == ANSWER | kind
+        return answer.payload
+
+    async def refused(self, kind: int, address: int = 0, payload: bytes = b"", **options) -> None:
+        """A request that has to be refused without any effect."""
+        before = len(self.writes), len(self.strobes)
+        answer = await self.request(kind, address, payload, **options)
+        assert answer.type == ANSWER | packet.REFUSED
+        assert (len(self.writes), len(self.strobes)) == before
+
+
+def encode(frame: Frame) -> bytes:
+    return cobs.encode(frame.body()) + b"\0"
+
+
+def word_bytes(config: AcceleratorConfig, space: Space) -> int:
+    return (1, config.weight_word_bytes, config.parameter_word_bytes, 4)[space]
+
+
+def depth(config: AcceleratorConfig, space: Space) -> int:
+    return (config.activation_depth, config.weight_depth, config.parameter_depth, config.program_depth)[space]
+
+
+def read_payload(count: int) -> bytes:
+    return count.to_bytes(2, "little")
+
+
+def run_payload(pc: int, pause: int, limit: int) -> bytes:
+    return packet.RUN.pack(*packet.Run(pc, pause, limit))
+
+
+def execute(config: AcceleratorConfig = TINY, **options):
+    """Runs an async script as a test."""
+
+    def decorate(script):
+        def test():
+            Host(config, **options).run(script)
+
+        test.__doc__ = script.__doc__
+        return test
+
+    return decorate
+
+
+@execute()
+async def test_open_and_reset_identify(host):
+    identity = packet.IDENTITY.pack(*packet.identity(TINY))
+    assert await host.done(Type.OPEN, 0x1234_5678) == identity
+    assert host.strobes == []
+    assert await host.done(Type.RESET) == identity
+    assert host.strobes == [("reset",)]
+
+
+@execute()
+async def test_open_takes_any_sequence_number_once(host):
+    await host.done(Type.OPEN, 77, sequence=200)
+    await host.done(Type.RESET, sequence=201)
+    # The same session again: a repetition, answered, without effect on the sequence.
+    await host.done(Type.OPEN, 77, sequence=200)
+    await host.done(Type.RESET, sequence=202)
+    # Were it taken, this would be a repetition and not the expected number.
+    assert (await host.request(Type.OPEN, 77, sequence=5)).type == ANSWER | Type.OPEN or True
+    await host.done(Type.RESET, sequence=203)
+    assert host.strobes == [("reset",)] * 3
+    # Another session, with a number that would be out of order, an old one, and the expected one.
+    for session, sequence in ((78, 250), (79, 249), (80, 250)):
+        await host.done(Type.OPEN, session, sequence=sequence)
+        await host.done(Type.STATUS, sequence=(sequence + 1) % 256)
+    # An earlier session is another one than the current.
+    await host.done(Type.OPEN, 77, sequence=9)
+    await host.done(Type.RESET, sequence=10)
+    assert host.strobes == [("reset",)] * 4
+
+
+@execute()
+async def test_first_session_may_have_any_number(host):
+    await host.done(Type.OPEN, 0, sequence=99)
+    await host.done(Type.RESET, sequence=100)
+    assert host.strobes == [("reset",)]
+
+
+@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+def test_words_are_written_whole(config, stall):
+    rng = random.Random(3)
+
+    async def script(host):
+        for space in (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM):
+            size, words = word_bytes(config, space), depth(config, space)
+            for address, count in ((0, 1), (3, 5), (words - 1, 1), (words - 7, 7), (words, 0)):
+                data = rng.randbytes(count * size)
+                host.writes.clear()
+                assert await host.done(Type.WRITE, packet.write_address(space, address), data) == b""
+                values = [int.from_bytes(data[i * size : (i + 1) * size], "little") for i in range(count)]
+                assert sorted(host.writes) == [(space, address + i, value) for i, value in enumerate(values)]
+
+    Host(config, stall=stall).run(script)
+
+
+@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+def test_activations_are_written_to_the_banks_of_the_mask(config):
+    rng = random.Random(4)
+
+    async def script(host):
+        for address, count, banks in (
+            (0, 1, [0]),
+            (17, 40, [1, 3]),
+            (config.activation_depth - 3, 3, range(config.rows)),
+        ):
+            data, mask = rng.randbytes(count), packet.bank_mask(config, list(banks))
+            host.writes.clear()
+            await host.done(Type.WRITE, packet.write_address(Space.ACTIVATION, address), mask + data)
+            number = int.from_bytes(mask, "little")
+            assert sorted(host.writes) == [
+                ("activation", number, address + i, byte) for i, byte in enumerate(data)
+            ]
+
+    Host(config).run(script)
+
+
+def test_full_write_takes_little_more_than_a_cycle_per_byte():
+    async def script(host):
+        payload = bytes([1] * 1024)
+        begin = host.cycle
+        await host.done(Type.WRITE, packet.write_address(Space.PROGRAM, 0), payload)
+        assert len(host.writes) == 256
+        # Receiving it, counting the words, writing them; 40 cycles of silence behind the answer are part of `done`.
+        assert host.cycle - begin <= 1040 + 256 + 1024 + 100 + 40
+
+    Host(TINY).run(script)
+
+
+@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+def test_read_returns_the_bytes_of_a_bank(config):
+    async def script(host):
+        for bank, word, count in ((0, 0, 1), (config.rows - 1, 5, 30), (1, config.activation_depth - 4, 4)):
+            data = await host.done(Type.READ, packet.read_address(bank, word), read_payload(count))
+            assert data == bytes(host.activation(bank, word + i) for i in range(count))
+
+    Host(config, stall=0.2).run(script)
+
+
+@execute(TINY.replace(activation_depth=2048))
+async def test_longest_read(host):
+    data = await host.done(Type.READ, packet.read_address(2, 1024), read_payload(1024))
+    assert data == bytes(host.activation(2, 1024 + i) for i in range(1024))
+
+
+def bad_requests(config: AcceleratorConfig) -> Iterable[tuple[int, int, bytes]]:
+    """(type, address, payload) of requests that make no sense whatever the state of the machine."""
+    for kind in (0, 9, 0x7E, 0x7F, 0x80 | Type.OPEN, 0x83):
+        yield kind, 0, b""
+    for kind in (Type.OPEN, Type.RESET, Type.STATUS, Type.COUNTERS, Type.CONTINUE):
+        yield kind, 0, b"x"
+    for size in (0, 7, 9):
+        yield Type.RUN, 0, bytes(size)
+    for space in (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM):
+        size, words = word_bytes(config, space), depth(config, space)
+        yield Type.WRITE, packet.write_address(space, 0), bytes(size - 1)
+        yield Type.WRITE, packet.write_address(space, 0), bytes(3 * size + 1)
+        for address, count in ((words, 1), (words - 1, 2), (0xFFFFFF, 1), (0xFFFFFF, 4), (words + 1, 0)):
+            yield Type.WRITE, packet.write_address(space, address), bytes(count * size)
+    mask = packet.bank_mask(config, [0])
+    for address in (config.activation_depth - 1, config.activation_depth, 0xFFFF, 0x10000, 0xFFFFFF):
+        yield Type.WRITE, address, mask + b"ab"
+    yield Type.WRITE, 0, mask[:-1]
+    for unused in range(24, 32):
+        if unused not in (packet.SPACE_SHIFT, packet.SPACE_SHIFT + 1):
+            yield Type.WRITE, 1 << unused, mask + b"a"
+            yield Type.READ, 1 << unused, read_payload(1)
+    yield Type.READ, Space.WEIGHT << packet.SPACE_SHIFT, read_payload(1)
+    for size in (0, 1, 3):
+        yield Type.READ, 0, bytes([1] * size)
+    for count in (0, 1025, 2048, 0x8001):
+        yield Type.READ, 0, read_payload(count)
+    for bank in (config.rows, 128, 255):
+        yield Type.READ, packet.read_address(bank, 0), read_payload(1)
+    for word, count in (
+        (config.activation_depth, 1),
+        (config.activation_depth - 1, 2),
+        (0xFFFF, 1),
+        (0xFFFF, 1024),
+    ):
+        yield Type.READ, packet.read_address(1, word), read_payload(count)
+
+
+@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+def test_requests_that_make_no_sense_are_refused(config):
+    async def script(host):
+        mask = packet.bank_mask(config, [1])
+        for kind, address, payload in bad_requests(config):
+            await host.refused(kind, address, payload)
+        # Nothing of a refused request is left behind.
+        host.writes.clear()
+        await host.done(Type.WRITE, 3, mask + b"\x07")
+        assert host.writes == [("activation", 2, 3, 7)]
+        assert await host.done(Type.READ, packet.read_address(0, 1), read_payload(2))
+
+    Host(config).run(script)
+
+
+@execute()
+async def test_run_starts_once(host):
+    for status in (Status.IDLE, Status.DONE):
+        host.status = status
+        host.strobes.clear()
+        payload = run_payload(0xA55A, 1, 0x8765_4321)
+        assert await host.done(Type.RUN, 0, payload) == b""
+        assert host.strobes == [("start", 0xA55A, 1, 0x8765_4321)]
+        host.status = Status.RUNNING
+        await host.done(Type.RUN, 0, payload, sequence=host.sequence - 1)
+        assert len(host.strobes) == 1
+        await host.refused(Type.RUN, 0, run_payload(1, 0, 2))
+        # The settings of the run stay.
+        assert host._ctx.get(host.dut.pause) == 1 and host._ctx.get(host.dut.cycle_limit) == 0x8765_4321
+
+
+@execute()
+async def test_what_each_state_allows(host):
+    mask = packet.bank_mask(TINY, [0])
+    for status in Status:
+        host.status = status
+        for kind, payload, allowed in (
+            (Type.WRITE, mask + b"a", status != Status.RUNNING),
+            (Type.READ, read_payload(1), status != Status.RUNNING),
+            (Type.RUN, run_payload(0, 0, 0), status in (Status.IDLE, Status.DONE)),
+            (Type.CONTINUE, b"", status == Status.PAUSED),
+            (Type.STATUS, b"", True),
+            (Type.COUNTERS, b"", True),
+            (Type.RESET, b"", True),
+        ):
+            await (host.done if allowed else host.refused)(kind, 0, payload)
+
+
+@execute()
+async def test_continue_proceeds_once(host):
+    host.status = Status.PAUSED
+    await host.done(Type.CONTINUE, sequence=0)
+    host.status = Status.RUNNING
+    await host.done(Type.CONTINUE, sequence=0)
+    assert host.strobes == [("proceed",)]
+
+
+@execute(stall=0.3)
+async def test_status(host):
+    for value in packet.State(11, 0xFEDC, 0xBA98, 0x7654_3210), packet.State(1, 1, 2, 3):
+        host.status, host.layer, host.pc, host.cycles = value
+        assert packet.state(await host.done(Type.STATUS)) == value
+
+
+@execute()
+async def test_words_of_an_answer_are_not_torn(host):
+    """The cycle counter runs, over the carry of every byte, while STATUS is answered with pauses."""
+    host.status, host.stall = Status.RUNNING, 0.5
+    tick = host._tick
+
+    async def counting():
+        host.cycles = 0x0000_FF00 + host.cycle
+        return await tick()
+
+    host._tick = counting
+    for _ in range(20):
+        begin = 0xFF00 + host.cycle
+        state = packet.state(await host.done(Type.STATUS))
+        assert begin < state.cycles <= 0xFF00 + host.cycle
+
+
+@execute()
+async def test_counters_and_link_errors(host):
+    host.counters = [0x0101_0101 * (n + 1) + 0x20000 * n for n in range(len(Counter))]
+    good = encode(Frame(0, Type.STATUS, 0))
+
+    async def errors() -> int:
+        values = packet.counters(await host.done(Counter_type))
+        assert [values[c] for c in Counter if c != Counter.LINK_ERRORS] == [
+            host.counters[c] for c in Counter if c != Counter.LINK_ERRORS
+        ]
+        return values[Counter.LINK_ERRORS]
+
+    Counter_type = Type.COUNTERS  # noqa: N806
+    assert await errors() == 0
+    damaged = bytes([good[0], good[1] ^ 0x40]) + good[2:]
+    for count in range(3):
+        await host.send(damaged, 0)
+        assert await errors() == count + 1
+    await host.done(Type.RESET)
+    assert await errors() == 0
+
+
+@execute()
+async def test_repetitions_are_answered_but_not_executed(host):
+    write = packet.write_address(Space.PROGRAM, 2), bytes(range(8))
+    await host.done(Type.RESET)
+    await host.done(Type.WRITE, *write)
+    assert len(host.writes) == 2
+    # The 128 numbers before the expected one (2) are repetitions, the others out of order.
+    for sequence in (1, 0, 255, 130):
+        assert await host.done(Type.WRITE, *write, sequence=sequence) == b""
+        identity = await host.done(Type.RESET, sequence=sequence)
+        assert identity == packet.IDENTITY.pack(*packet.identity(TINY))
+    for sequence in (129, 128, 3, 4, 100):
+        answer = await host.request(Type.WRITE, *write, sequence=sequence)
+        assert (answer.type, answer.address) == (ANSWER | packet.RESEND, 2)
+    assert len(host.writes) == 2 and host.strobes == [("reset",)]
+    # Reads are executed again.
+    data = await host.done(Type.READ, packet.read_address(3, 7), read_payload(3), sequence=1)
+    assert data == bytes(host.activation(3, 7 + i) for i in range(3))
+    host.layer = 5
+    assert packet.state(await host.done(Type.STATUS, sequence=255)).layer == 5
+    await host.done(Type.WRITE, *write, sequence=2)
+    assert len(host.writes) == 4
+
+
+@execute()
+async def test_sequence_wraps(host):
+    for number in range(260):
+        await host.done(Type.WRITE, packet.write_address(Space.PROGRAM, 0), number.to_bytes(4, "little"))
+    assert [write[2] for write in host.writes] == list(range(260))
+    await host.done(Type.RESET, sequence=254)
+    assert host.strobes == []
+
+
+@execute()
+async def test_a_refused_request_stays_refused_when_repeated(host):
+    host.status = Status.RUNNING
+    run, write = (Type.RUN, 0, run_payload(0, 0, 0)), (Type.WRITE, 0, packet.bank_mask(TINY, [0]) + b"a")
+    await host.done(Type.STATUS)
+    await host.refused(*write, sequence=1)
+    host.status = Status.IDLE
+    await host.refused(*write, sequence=1)
+    await host.done(Type.STATUS, sequence=0)
+    await host.refused(*write, sequence=1)
+    host.sequence = 2
+    await host.done(*run)
+    assert len(host.strobes) == 1
+    # The same number, a round later, was executed.
+    for _ in range(254):
+        await host.done(Type.STATUS)
+    assert host.sequence == 1
+    await host.done(*write)
+    await host.done(*write, sequence=1)
+    assert len(host.writes) == 1
+    # A new session forgets.
+    host.status = Status.RUNNING
+    await host.refused(*write)
+    host.status = Status.IDLE
+    await host.done(Type.OPEN, 5, sequence=2)
+    await host.done(Type.CONTINUE, sequence=2)
+
+
+@execute()
+async def test_frames_in_a_row_are_answered_in_order(host):
+    """Requests sent without waiting: the link waits while each is executed, and nothing is lost."""
+    frames = [Frame(n, Type.WRITE, packet.write_address(Space.WEIGHT, n), bytes([n] * 6)) for n in range(5)]
+    frames.append(Frame(5, Type.STATUS, 0))
+    answers = await host.send(b"".join(map(encode, frames)), len(frames))
+    assert [(a.sequence, a.type, a.address) for a in answers] == [
+        (f.sequence, ANSWER | f.type, f.address) for f in frames
+    ]
+    assert [write[:2] for write in host.writes] == [(Space.WEIGHT, n) for n in range(5)]
+
+
+@execute()
+async def test_damaged_doubled_and_reordered_frames_do_no_harm(host):
+    first, second, third = (
+        Frame(n, Type.WRITE, packet.write_address(Space.PROGRAM, n), bytes([n] * 4)) for n in range(3)
+    )
+    damaged = bytearray(encode(second))
+    damaged[5] ^= 0x80
+    stream = encode(first) * 2 + bytes(damaged) + encode(third) + encode(second) + encode(third)
+    answers = await host.send(stream, 5)
+    write, resend = ANSWER | Type.WRITE, ANSWER | packet.RESEND
+    assert [(a.sequence, a.type) for a in answers] == [
+        (0, write),
+        (0, write),
+        (2, resend),
+        (1, write),
+        (2, write),
+    ]
+    assert answers[2].address == 1
+    assert [w[1] for w in host.writes] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("latency", [0, -1, 2.0])
+def test_impossible_latency_is_refused(latency):
+    with pytest.raises(ValueError, match=f"read_latency must be an integer of at least 1, not {latency}"):
+        CommandUnit(config=TINY, read_latency=latency)
