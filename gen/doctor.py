@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from popshift.gen.implement.toolchain import NEXTPNR, Tool, cache_directory, package_version, pip_install
+from popshift.gen.implement.toolchain import NEXTPNR, Tool, package_version, pip_install
+from popshift.sim.build_cache import cache_folder
 
 MINIMUM_PYTHON = (3, 11)
 MAIN_JOB = "compile and simulate"
@@ -151,7 +152,7 @@ def _loader() -> Finding:
 
 
 def _cache() -> Finding:
-    place, needed_for = cache_directory(), "keeping compiled simulators and place-and-route results"
+    place, needed_for = cache_folder(), "keeping compiled simulators and place-and-route results"
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):

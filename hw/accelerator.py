@@ -56,7 +56,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [getattr(core, name).eq(getattr(commands, name)) for name in _TO_CORE]
         m.d.comb += [getattr(commands, name).eq(getattr(core, name)) for name in _FROM_CORE]
         if config.link == "uart":
-            m.submodules.uart = uart = Uart(config)
+            m.submodules.uart = uart = Uart(config=config)
             m.d.comb += [uart.rx.eq(self.rx), self.tx.eq(uart.tx)]
             connect(m, uart.received, commands.rx)
             connect(m, commands.tx, uart.transmit)

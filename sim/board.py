@@ -200,7 +200,7 @@ def accelerator_verilog(config: AcceleratorConfig) -> str:
 def hardware_digest() -> str:
     """Digest of the sources of popshift.hw: a change there makes cached designs worthless."""
     root = Path(str(resources.files("popshift.hw")))
-    files = sorted(root.rglob("*.py"))
+    files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".v"))
     return digest(*(part for path in files for part in (str(path.relative_to(root)), path.read_bytes())))
 
 

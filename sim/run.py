@@ -32,8 +32,8 @@ def run_program(
 
     Returns
     -------
-    Every tensor that a layer writes, by name, as int8 (images, channels, height, width): as it is when the
-    layer is complete.
+    Every tensor that a layer writes, by name, as int8 (images, channels, height, width): the outputs as they
+    are at the end, the others when their layer is complete.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def _run_batch(machine: Machine, program: Program) -> dict[str, NDArray[np.int8]
                 where=f"program {program.name}, {f'layer {layer.name}' if layer else f'segment {number}'}",
                 remedy="compile the model again",
             )
-    return found
+    return found | {layout.name: machine.read_tensor(layout) for layout in program.outputs}
 
 
 def _checked(

@@ -147,6 +147,8 @@ class Units:
             raise HaltError(Status.ACTIVATION_ADDRESS)
         tile = 0
         while tile < item["n_tiles"]:
+            while self.full[self.filling]:
+                yield False
             sums = self._column_tiles(item, pixels, tile)
             for half in sums:
                 while self.full[self.filling]:

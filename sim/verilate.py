@@ -75,13 +75,12 @@ def _compile(
     source, loop, model = scratch / f"{top}.v", scratch / "board_main.cpp", scratch / "model"
     source.write_text(verilog, encoding="utf-8")
     loop.write_text(main, encoding="utf-8")
-    settings = tool.settings(
-        scratch, optimise=_COMPILER_FLAG[optimise], runtime=tool.runtime_objects(trace=trace)
-    )
+    settings = tool.settings(scratch, optimise=_COMPILER_FLAG[optimise])
     names = ["--top-module", top, "--prefix", "Vpopshift", "--Mdir", str(model), "-o", _EXECUTABLE]
     command = [str(tool.command), "--cc", "--exe", *names, *flags, str(source), str(loop)]
     run_tool(command, cwd=scratch, environment=settings.environment)
-    make = ["make", "-j2", "-C", str(model), "-f", "Vpopshift.mk", *settings.make_arguments]
+    arguments = [*settings.make_arguments, *tool.link_runtime(scratch, trace=trace)]
+    make = ["make", "-j2", "-C", str(model), "-f", "Vpopshift.mk", *arguments]
     run_tool(make, environment=settings.environment)
     return model / _EXECUTABLE
 

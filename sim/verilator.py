@@ -58,7 +58,7 @@ class Verilator:
     version: str
     bundled: bool
 
-    def settings(self, scratch: Path, *, optimise: str = "-O1", runtime: Sequence[Path] = ()) -> "Settings":
+    def settings(self, scratch: Path, *, optimise: str = "-O1") -> "Settings":
         """How to call it and make for a build in the folder `scratch`.
 
         Parameters
@@ -66,7 +66,6 @@ class Verilator:
         scratch: an existing folder without a space in its name: make allows none. What the makefile names and
             may have one in its path gets a link here.
         optimise: the compiler's optimisation flag for the model.
-        runtime: objects of `runtime_objects` to link instead of compiling the library again.
         """
         # A make that runs us (`make test`) must not hand its own flags and job server to the build.
         environment = {
@@ -90,28 +89,21 @@ class Verilator:
                 "CFG_CXXFLAGS_STD": _STANDARD,
                 "CFG_LDLIBS_THREADS": "-pthread",
             }
-        if runtime:
-            links = [scratch / path.name for path in runtime]
-            for link, path in zip(links, runtime, strict=True):
-                link.symlink_to(path)
-            variables |= {
-                "VM_GLOBAL_FAST": "",
-                "VM_GLOBAL_SLOW": "",
-                "USER_LDLIBS": " ".join(map(str, links)),
-            }
         return Settings(environment, [f"{name}={value}" for name, value in variables.items()])
 
-    def runtime_objects(self, *, trace: bool = False, vpi: bool = False) -> list[Path]:
-        """The objects of Verilator's runtime library, compiled once and cached.
+    def link_runtime(self, scratch: Path, *, trace: bool = False, vpi: bool = False) -> list[str]:
+        """More arguments for make, which then links Verilator's runtime library from the cache.
 
-        Empty for a Verilator that is not `bundled`: only its makefile knows the flags it was configured with.
-
-        They are three quarters of the work of a small design's build.
+        To compile it is three quarters of the work of a small design's build. Links to it appear in
+        `scratch`. Nothing is done for a Verilator that is not `bundled`: only its makefile knows its flags.
         """
         if not self.bundled:
             return []
-        extra = [*(["verilated_vcd_c"] if trace else []), *(["verilated_vpi"] if vpi else [])]
-        return [self._runtime_object(name) for name in (*_RUNTIME, *extra)]
+        names = [*_RUNTIME, *(["verilated_vcd_c"] if trace else []), *(["verilated_vpi"] if vpi else [])]
+        links = [scratch / f"{name}.o" for name in names]
+        for name, link in zip(names, links, strict=True):
+            link.symlink_to(self._runtime_object(name))
+        return ["VM_GLOBAL_FAST=", "VM_GLOBAL_SLOW=", f"USER_LDLIBS={' '.join(map(str, links))}"]
 
     def _runtime_object(self, name: str) -> Path:
         include = self.root / "include"

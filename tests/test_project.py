@@ -148,6 +148,13 @@ def test_requirement_on_torch_keeps_to_versions_that_were_tried():
     assert project["requires-python"] == ">=3.11"
 
 
+def test_type_checker_is_given_every_floor():
+    """It does not follow the links in src/popshift by itself: given that folder alone it checks one file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    floors = {f"src/popshift/{floor}" for floor in CODE}
+    assert set(project["tool"]["pyright"]["include"]) == {"src/popshift/__init__.py", *floors}
+
+
 def test_wheel_contains_every_package_and_data_file(tmp_path):
     """Setuptools follows the links in src/popshift; an editable install would hide it if it did not."""
     copy = tmp_path / "checkout"
@@ -166,7 +173,7 @@ def test_wheel_contains_every_package_and_data_file(tmp_path):
     with zipfile.ZipFile(copy / done.stdout.split()[-1]) as wheel:
         packed = set(wheel.namelist())
     expected = {f"popshift/{name_of(path)}" for path in FILES}
-    data = (".toml", ".cpp", ".jinja", ".css")
+    data = (".toml", ".cpp", ".v", ".jinja", ".css")
     expected |= {
         f"popshift/{name_of(path)}"
         for floor in CODE

@@ -1,5 +1,6 @@
 """The devices that `popshift build --device` knows: one entry each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popshift.hw.errors import InputError
@@ -15,6 +16,7 @@ class Device:
     family: ``ecp5``, ``ice40`` or ``gowin``: decides synthesis, place and route, and device primitives.
     synthesis: options of the synthesis pass.
     nextpnr: arguments that choose the device.
+    capacity: what there is of each of `popshift.gen.implement.synthesis.Resources`.
     clock_pin: a pin from which a clock net can be driven directly.
     pins: other pins, for the families whose place and route wants a place for every port.
     """
@@ -23,14 +25,25 @@ class Device:
     family: str
     synthesis: tuple[str, ...] = ()
     nextpnr: tuple[str, ...]
+    capacity: Mapping[str, int]
     clock_pin: str
     pins: tuple[str, ...] = ()
 
 
-def _ecp5(size: str) -> Device:
+def _capacity(lut4: int, ff: int, block_ram: int, dsp: int, spram: int = 0) -> dict[str, int]:
+    return {"lut4": lut4, "ff": ff, "block_ram": block_ram, "dsp": dsp, "spram": spram}
+
+
+def _ecp5(size: str, lut4: int, block_ram: int, dsp: int) -> Device:
     # G2 is PCLKT6_1 of all three sizes in the 381-ball package. Speed grade 6 is the slowest.
     arguments = (f"--{size}k", "--package", "CABGA381", "--speed", "6")
-    return Device(name=f"lfe5u-{size}f", family="ecp5", nextpnr=arguments, clock_pin="G2")
+    return Device(
+        name=f"lfe5u-{size}f",
+        family="ecp5",
+        nextpnr=arguments,
+        capacity=_capacity(lut4, lut4, block_ram, dsp),
+        clock_pin="G2",
+    )
 
 
 _GW1N_PINS = "25 26 27 28 29 30 33 34 35 40 41 42 51 53 54 55 56 57 68 69 70 71 72 73 74 75 76 77"
@@ -39,14 +52,15 @@ _GW2A_PINS = "71 72 73 74 75 76 77 80 85 86 25 26 27 28 29 30 31 41 42 48 49 51 
 DEVICES = {
     device.name: device
     for device in (
-        _ecp5("25"),
-        _ecp5("45"),
-        _ecp5("85"),
+        _ecp5("25", 24_288, 56, 28),
+        _ecp5("45", 43_848, 108, 72),
+        _ecp5("85", 83_640, 208, 156),
         Device(
             name="up5k",
             family="ice40",
             synthesis=("-device", "u", "-spram"),
             nextpnr=("--up5k", "--package", "sg48"),
+            capacity=_capacity(5_280, 5_280, 30, 8, spram=4),
             clock_pin="35",
         ),
         Device(
@@ -54,6 +68,7 @@ DEVICES = {
             family="ice40",
             synthesis=("-device", "hx"),
             nextpnr=("--hx8k", "--package", "ct256"),
+            capacity=_capacity(7_680, 7_680, 32, 0),
             clock_pin="J3",
         ),
         Device(
@@ -61,6 +76,7 @@ DEVICES = {
             family="gowin",
             synthesis=("-family", "gw1n"),
             nextpnr=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
+            capacity=_capacity(8_640, 6_480, 26, 40),
             clock_pin="52",
             pins=tuple(_GW1N_PINS.split()),
         ),
@@ -69,6 +85,7 @@ DEVICES = {
             family="gowin",
             synthesis=("-family", "gw2a"),
             nextpnr=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
+            capacity=_capacity(20_736, 15_552, 46, 96),
             clock_pin="4",
             pins=tuple(_GW2A_PINS.split()),
         ),

@@ -12,8 +12,9 @@ from typing import Any
 from popshift.gen.implement import timing
 from popshift.gen.implement.devices import Device
 from popshift.gen.implement.synthesis import Netlist
-from popshift.gen.implement.toolchain import NEXTPNR, cached, digest, run
+from popshift.gen.implement.toolchain import NEXTPNR, run
 from popshift.hw.errors import InputError, ToolError
+from popshift.sim.build_cache import cached, digest
 
 CLOCK_PORT = "clk"
 CONSTRAINT_MARGIN = 1.2
@@ -85,7 +86,8 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
 
     Raises
     ------
-    InputError: a netlist for another family, or with more ports than the device's table has pins.
+    InputError: a netlist for another family, one that needs more than the device has, or with more ports than
+        the device's table has pins.
     ToolError: nextpnr is missing or gave up.
     """
     if netlist.family != device.family:
@@ -117,7 +119,22 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
 
     key = digest(netlist.digest, path.name, version, " ".join(command), pins)
-    return _read(cached("place_route", key, produce), device, seed, clock_mhz)
+    what = f"{device.name}, place and route with seed {seed}"
+    return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
+
+
+def _check_room(netlist: Netlist, device: Device) -> None:
+    """Refuse at once what nextpnr would refuse with the name of one cell, perhaps after minutes."""
+    lacking = []
+    for resource, available in device.capacity.items():
+        needed = getattr(netlist.resources, resource)
+        if needed > available:
+            lacking.append(f"{needed:,} {resource} of {available:,}")
+    if lacking:
+        remedy = (
+            "take a smaller configuration (array for lut4 and dsp, depths for memories) or a larger device"
+        )
+        raise InputError(f"the design does not fit: {', '.join(lacking)}", where=device.name, remedy=remedy)
 
 
 def _constraints(netlist: Netlist, device: Device, constraint_mhz: float) -> tuple[str, str, list[str]]:

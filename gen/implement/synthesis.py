@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from popshift.gen.implement.toolchain import cached, digest, package_version, pip_install, run
+from popshift.gen.implement.toolchain import package_version, pip_install, run
 from popshift.hw.errors import InputError, ToolError
+from popshift.sim.build_cache import cached, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,13 @@ class Family:
     Attributes
     ----------
     command: the synthesis pass with the options that hold for the whole family.
+    second_part: label of the pass at which the hierarchy is resolved and nothing is flattened yet.
     options: for a device of the family when none is named.
     counts: (pattern of cell types, resources it adds); the first match counts.
     """
 
     command: str
+    second_part: str
     options: tuple[str, ...]
     counts: tuple[tuple[str, Mapping[str, int]], ...]
 
@@ -58,6 +61,7 @@ class Family:
 FAMILIES = {
     "ecp5": Family(
         "synth_ecp5 -nowidelut -nodsp",
+        "coarse",
         (),
         (
             (r"LUT4", {"lut4": 1}),
@@ -70,6 +74,7 @@ FAMILIES = {
     ),
     "ice40": Family(
         "synth_ice40",
+        "flatten",
         ("-device", "u", "-spram"),
         (
             (r"SB_LUT4", {"lut4": 1}),
@@ -82,6 +87,7 @@ FAMILIES = {
     ),
     "gowin": Family(
         "synth_gowin -nowidelut -nodsp",
+        "coarse",
         ("-family", "gw2a"),
         (
             (r"LUT[1-4]", {"lut4": 1}),
@@ -158,7 +164,7 @@ def synthesise(
         command = [sys.executable, "-m", "popshift.gen.implement.yosys_process"]
         run(command, task=f"synthesis for {family}", log=folder / "synthesis.log", cwd=folder, text=script)
 
-    place = cached("synthesis", key, produce)
+    place = cached("synthesis", key, produce, what=f"the {family} netlist")
     return Netlist(
         path=place / "netlist.json",
         log=place / "synthesis.log",
@@ -170,16 +176,27 @@ def synthesise(
 
 
 def _script(family: Family, top: str, options: tuple[str, ...], language: str) -> str:
-    read = "read_verilog -sv" if language == "verilog" else "read_rtlil"
-    return f"""\
-{read} source.{language}
-hierarchy -check -top {top}
-proc
-opt
-booth
-{family.command} {" ".join(options)} -top {top} -json netlist.json
-tee -q -o cells.json stat -json
-"""
+    synthesis = f"{family.command} {' '.join(options)} -top {top} -json netlist.json"
+    # Verilog goes through RTLIL: a module that still knows its Verilog is elaborated again when it meets the
+    # model of a device primitive, after its parts have been flattened away.
+    from_verilog = [
+        "read_verilog -sv source.verilog",
+        f"hierarchy -top {top}",
+        "write_rtlil source.rtlil",
+        "design -reset",
+    ]
+    commands = [
+        *(from_verilog if language == "verilog" else []),
+        "read_rtlil source.rtlil",
+        # The first part of the pass reads the device's cells and resolves the hierarchy.
+        f"{synthesis} -run begin:{family.second_part}",
+        "proc",
+        "opt",
+        "booth",
+        f"{synthesis} -run {family.second_part}:",
+        "tee -q -o cells.json stat -json",
+    ]
+    return "\n".join(commands) + "\n"
 
 
 def count(statistics: Mapping[str, Mapping], family: str) -> Resources:

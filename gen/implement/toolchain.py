@@ -1,24 +1,17 @@
-"""External tools as values, where their results are cached, and how they are run."""
+"""External tools as values, and how they are run."""
 
-import hashlib
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from popshift.hw.errors import ToolError
+from popshift.sim.build_cache import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,71 +101,6 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-# ---- cache ------------------------------------------------------------
-
-
-def cache_directory() -> Path:
-    """Where results of long runs are kept: ``$POPSHIFT_CACHE``, or ``popshift`` in the user's cache."""
-    chosen = os.environ.get("POPSHIFT_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "popshift"
-
-
-def digest(*parts: str | bytes) -> str:
-    """Names a result by all it depends on. Parts are kept apart: ("ab", "c") and ("a", "bc") differ."""
-    state = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        state.update(len(data).to_bytes(8, "little") + data)
-    return state.hexdigest()[:32]
-
-
-def cached(kind: str, key: str, produce: Callable[[Path], None]) -> Path:
-    """The folder with the result named `key`, made by `produce` if it is not there yet.
-
-    `produce` writes into a scratch folder that is moved into place only when it returns, so an interrupted or
-    failed run leaves nothing behind. Two processes that want the same result wait for one another.
-
-    Raises
-    ------
-    ToolError: the cache directory cannot be written.
-    """
-    shelf = cache_directory() / kind
-    place = shelf / key
-    try:
-        shelf.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(shelf / f"{key}.lock")
-        lock.acquire()
-    except OSError as error:
-        remedy = "make it writable or set POPSHIFT_CACHE to a directory that is"
-        raise ToolError(f"cannot write the cache ({error})", where=str(shelf), remedy=remedy) from error
-    try:
-        if not place.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=shelf))
-            try:
-                produce(scratch)
-                scratch.rename(place)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    finally:
-        lock.release()
-    return place
-
-
-# ---- running ------------------------------------------------------------
-
-
-@contextmanager
-def elapsed(task: str) -> Iterator[None]:
-    """Show `task` and the seconds it has taken so far on standard error, if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(task, total=None)
-        yield
-
-
 def run(command: Sequence[str | Path], *, task: str, log: Path, cwd: Path, text: str = "") -> None:
     """Run a tool with all it prints in `log`; `text` goes to its standard input.
 
@@ -180,7 +108,7 @@ def run(command: Sequence[str | Path], *, task: str, log: Path, cwd: Path, text:
     ------
     ToolError: it did not start or it failed; the message carries the last error line of the log.
     """
-    with elapsed(task), log.open("w", encoding="utf-8") as output:
+    with log.open("w", encoding="utf-8") as output:
         try:
             done = subprocess.run(
                 command, input=text, text=True, stdout=output, stderr=subprocess.STDOUT, cwd=cwd
@@ -208,7 +136,7 @@ def last_error(log: Path) -> str:
 
 def _keep(log: Path) -> str:
     """Copy the log of a failed run out of its scratch folder."""
-    kept = cache_directory() / "failed" / log.name
+    kept = cache_folder() / "failed" / log.name
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(log, kept)
     return str(kept)

@@ -121,14 +121,13 @@ def pack_weights(
     layout, window = source.layout, layer.window
     column_tiles = -(-(stop - start) // config.cols)
     kernel_taps = window.kernel[0] * window.kernel[1]
-    channel, tap = np.divmod(np.maximum(taps, 0), kernel_taps)
+    channel, tap = np.divmod(np.maximum(taps, 0), kernel_taps)  # tap 0 has offset 0
     ky, kx = np.divmod(tap, window.kernel[1])
     offset = (
         channel // layout.period * layout.plane_step
         + ky * window.dilation[0] * layout.row_pitch
         + kx * window.dilation[1]
     )
-    offset = np.where(taps >= 0, offset, 0)
     weight = np.zeros((column_tiles * config.cols, layout.shape[0] * kernel_taps + 1), np.int8)
     weight[: stop - start, :-1] = layer.weight[start:stop].reshape(stop - start, -1)
     chosen = weight[:, taps].reshape(column_tiles, config.cols, *taps.shape)  # tap -1 is the column of zeros
@@ -170,7 +169,7 @@ def _instructions(
         post = instruction(
             Opcode.POST,
             source=Source.MATRIX,
-            period=bank_groups(target, config) - group,
+            period=bank_groups(target, config),
             uniform=0,
             zero_point=target.layout.zero_point,
             low=layer.requantisation.low,

@@ -8,12 +8,12 @@ from popshift.hw import packet
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.control.admission import READ_REQUEST_BYTES, Admission
 from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter
-from popshift.hw.link.framing import FrameReceiver, FrameTransmitter
+from popshift.hw.link.framing import FrameCrc, FrameReceiver, FrameTransmitter
 from popshift.hw.packet import Space, Type
 
 WORD_ADDRESS_BITS = 24
-ERROR_BITS = 16
-"""Width of the count of damaged frames; it stays at its largest value."""
+ERROR_BITS = 8
+"""Width of the count of damaged frames; at its largest value it stays."""
 _WORD_SPACES = (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM)
 _ANSWER_BYTES = {
     Type.OPEN: packet.IDENTITY.size,
@@ -26,8 +26,9 @@ _ANSWER_BYTES = {
 class CommandUnit(wiring.Component):
     """Executes requests one after the other; while it does, the link waits.
 
-    A WRITE is checked in full (whole words, addresses) before its first byte is written. The words of a frame are then
-    written from the last to the first and the bytes of each from its top: a word of any size so ends at bit 0.
+    A WRITE is checked in full (whole words, at least one, addresses) before its first byte is written. The words of
+    a frame are then written from the last to the first and the bytes of each from its top: a word of any size so
+    ends at bit 0.
 
     Parameters
     ----------
@@ -41,15 +42,16 @@ class CommandUnit(wiring.Component):
     activation_write_valid, _mask, _address, _data: write one byte into one word of every bank in the mask.
     word_write_space: strobe, bit 0 weight, 1 parameter, 2 program memory: write one word.
     word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
-    read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is taken.
-    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only), under the
-        settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
+    read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is sent.
+    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only), under
+        the settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
     proceed: strobe: leave the pause.
     reset_machine: strobe: back to IDLE from any state.
-    status, layer, pc, cycles, counters: of the machine; the count of link errors is replaced by the unit's own.
+    status, layer, pc, cycles, counters: of the machine; the unit puts its own count of link errors in. Each of
+        these is sent as it was in one cycle, but not all as they were in the same cycle.
 
-    Cycles: WRITE: two per payload byte of activations or words (one to receive, one to write), one per word for the
-    check, some twenty to decide; the answer follows. READ: read_latency + 5 per byte.
+    Cycles: WRITE: one per payload byte to receive it, one per word of the other spaces to check, one per byte to
+    write, some forty for decision and answer. READ: `read_latency` + 3 per byte.
     """
 
     rx: stream.Interface
@@ -79,9 +81,8 @@ class CommandUnit(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig, read_latency: int = 4) -> None:
         if not isinstance(read_latency, int) or read_latency < 1:
-            raise ValueError(
-                f"read_latency must be an integer of at least 1, not {read_latency!r}; count the memory's register"
-            )
+            got = f"not {read_latency!r}; count the register of the memory"
+            raise ValueError(f"read_latency must be an integer of at least 1, {got}")
         self._config = config
         self._read_latency = read_latency
         self._word_bytes = (1, config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)
@@ -139,6 +140,7 @@ class CommandUnit(wiring.Component):
         """A payload byte is being fetched."""
         self._offset = Signal(range(packet.MAX_PAYLOAD + 1))
         """Words past the address of the request."""
+        self._up, self._down = Signal(), Signal()
         self._address = Signal(WORD_ADDRESS_BITS + 1)
         self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size))
         """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
@@ -151,6 +153,9 @@ class CommandUnit(wiring.Component):
         m.submodules.receiver = receiver = self._receiver
         m.submodules.transmitter = transmitter = self._transmitter
         m.submodules.admission = admission = self._admission
+        m.submodules.crc = crc = FrameCrc()
+        wiring.connect(m, receiver.crc, crc.receiver)
+        wiring.connect(m, transmitter.crc, crc.transmitter)
         wiring.connect(m, wiring.flipped(self.rx), receiver.i)
         wiring.connect(m, transmitter.o, wiring.flipped(self.tx))
         m.d.comb += [
@@ -191,22 +196,19 @@ class CommandUnit(wiring.Component):
         last_lane = Array([size - 1 for size in self._word_bytes])[self._space]
         lane = Signal(range(max(self._word_bytes)))
         arrived, word_arrived = Signal(), Signal()
-        word_issued = issue & is_data & (lane == 0)
         m.d.sync += [
             lane.eq(Mux(issue & (lane != 0), lane - 1, last_lane)),
             arrived.eq(issue),
-            word_arrived.eq(word_issued),
+            word_arrived.eq(issue & is_data & (lane == 0)),
         ]
-        with m.If(word_issued):
-            m.d.sync += self._offset.eq(self._offset - 1)
+        with m.If(self._up | self._down | word_arrived):
+            m.d.sync += self._offset.eq(self._offset + Mux(self._up, 1, -1))
         # During the data of an activation WRITE the shifter keeps the mask.
-        with m.If(arrived & ~(is_data & self._is_activation)):
-            m.d.sync += shifter.eq(Cat(self._receiver.read_data, shifter))
-        with m.Elif(self._load):
+        with m.If(self._load):
             word = self._answer_word
-            m.d.sync += shifter[:32].eq(Cat(word.word_select(lane, 8) for lane in reversed(range(4))))
-        with m.Elif(self._shift_out):
-            m.d.sync += shifter.eq(Cat(Const(0, 8), shifter))
+            m.d.sync += shifter[:32].eq(Cat(word.word_select(index, 8) for index in reversed(range(4))))
+        with m.Elif(self._shift_out | (arrived & ~(is_data & self._is_activation))):
+            m.d.sync += shifter.eq(Cat(self._receiver.read_data, shifter))
 
         # Where a WRITE has the upper part of its address, a READ has its bank.
         upper = Mux(self._is_read, 0, address[ADDRESS_BITS:WORD_ADDRESS_BITS])
@@ -248,12 +250,10 @@ class CommandUnit(wiring.Component):
             with m.Elif(admission.refuse):
                 m.d.sync += self._refused.eq(1)
             with m.Else(), m.Switch(self._type):
-                with m.Case(Type.WRITE):
-                    with m.If(admission.fresh):
-                        m.next = "WALK"
-                with m.Case(Type.RUN):
-                    with m.If(admission.fresh):
-                        m.next = "STREAM"
+                with m.Case(Type.WRITE), m.If(admission.fresh):
+                    m.next = "WALK"
+                with m.Case(Type.RUN), m.If(admission.fresh):
+                    m.next = "STREAM"
                 with m.Case(Type.READ):
                     m.next = "STREAM"
                 with m.Case(Type.CONTINUE):
@@ -264,18 +264,18 @@ class CommandUnit(wiring.Component):
                         if number is Type.RESET:
                             m.d.comb += self.reset_machine.eq(admission.fresh)
 
-        with m.State("DONE"):
+        with m.State("DONE"), m.If(self._transmitter.crc_idle):
             m.d.comb += [admission.answered.eq(1), self._receiver.release.eq(1)]
             m.next = "IDLE"
 
     def _check(self, m: Module) -> None:
-        """WALK counts the words of a WRITE, COUNT takes those of a READ; ADD and BOUND compare them with the depth."""
+        """WALK counts the words of a WRITE, COUNT takes those of a READ; the last has to be in the memory."""
         config, offset, position = self._config, self._offset, self._position
         with m.State("WALK"):
             m.d.comb += self._walking.eq(1)
             with m.If(self._next_position[-1]):
                 m.d.sync += position.eq(self._receiver.length)
-                m.next = "ADD"
+                m.next = "LAST"
                 with m.If(self._is_activation | (position != 0)):
                     self._refuse(m)
             with m.Elif(self._is_activation):
@@ -284,16 +284,21 @@ class CommandUnit(wiring.Component):
                     position.eq(config.bank_mask_bytes),
                     self._in_mask.eq(1),
                 ]
-                m.next = "ADD"
+                m.next = "LAST"
             with m.Else():
-                m.d.sync += [offset.eq(offset + 1), position.eq(self._next_position)]
+                m.d.comb += self._up.eq(1)
+                m.d.sync += position.eq(self._next_position)
 
         with m.State("COUNT"):
             count = self._shifter[: 8 * READ_REQUEST_BYTES]
             m.d.sync += [offset.eq(count), position.eq(count)]
-            m.next = "ADD"
-            with m.If((count == 0) | (count > packet.MAX_PAYLOAD)):
+            m.next = "LAST"
+            with m.If(count > packet.MAX_PAYLOAD):
                 self._refuse(m)
+
+        with m.State("LAST"):
+            m.d.comb += self._down.eq(1)
+            m.next = "ADD"
 
         with m.State("ADD"):
             m.next = "BOUND"
@@ -305,7 +310,9 @@ class CommandUnit(wiring.Component):
                 config.parameter_depth,
                 config.program_depth,
             )
-            with m.If(self._address > Array(depths)[self._space]):
+            inside = Array([self._address < depth for depth in depths])[self._space]
+            # An offset of -1: no words at all.
+            with m.If(offset[-1] | ~inside):
                 m.d.sync += self._in_mask.eq(0)
                 self._refuse(m)
             with m.Elif(self._is_read):
@@ -394,8 +401,8 @@ class CommandUnit(wiring.Component):
             with m.Elif(is_identity):
                 m.d.comb += sent.payload.data.eq(Array([0, *reversed(identity)])[position[:4]])
             with m.If(sent.ready):
-                m.d.comb += self._shift_out.eq(1)
-                m.d.sync += [position.eq(self._next_position), self._offset.eq(self._offset + 1)]
+                m.d.comb += [self._shift_out.eq(1), self._up.eq(1)]
+                m.d.sync += position.eq(self._next_position)
                 with m.If(position == 1):
                     m.next = "DONE"
                 with m.Elif(is_read | (~is_identity & (position[:2] == 1))):

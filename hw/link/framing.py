@@ -1,10 +1,11 @@
 """Frames on the byte stream: COBS, CRC-32, and the buffers they need.
 
-The layout of a frame is that of `popshift.hw.packet`. COBS (Cheshire and Baker, "Consistent Overhead Byte Stuffing",
-1999) removes the zeros, so that a zero byte can end a frame and a receiver finds its way again after any damage.
+The layout of a frame is that of `popshift.hw.packet`. COBS (Cheshire and Baker, "Consistent Overhead Byte
+Stuffing", 1999) removes the zeros, so that a zero byte can end a frame and a receiver finds its way again after any
+damage.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
@@ -18,6 +19,40 @@ HEADER = data.StructLayout({"sequence": packet.SEQUENCE_BITS, "type": 8, "addres
 FRAME_BYTE = data.StructLayout({"data": 8, "last": 1})
 assert HEADER.size == 8 * packet.HEADER.size
 
+CRC_USER = wiring.Signature(
+    {"start": Out(1), "valid": Out(1), "data": Out(8), "crc": In(8 * packet.CRC_BYTES), "match": In(1)}
+)
+"""A user of a `FrameCrc`: the signals of `amaranth.lib.crc.Processor`, but `start` takes a cycle of its own."""
+
+
+class FrameCrc(wiring.Component):
+    """The CRC of both directions: a device that answers one request after the other never needs two.
+
+    Members
+    -------
+    receiver, transmitter: its users. What the one computes is lost as soon as the other starts.
+    """
+
+    receiver: wiring.PureInterface
+    transmitter: wiring.PureInterface
+
+    def __init__(self) -> None:
+        super().__init__({"receiver": In(CRC_USER), "transmitter": In(CRC_USER)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        crc, start = CRC32_ISO_HDLC(data_width=8).create(), Signal()
+        # `crc.start` would cost a gate in front of every bit of its register; the reset costs none.
+        m.submodules.crc = ResetInserter(start)(crc)
+        m.d.comb += [
+            start.eq(self.receiver.start | self.transmitter.start),
+            crc.valid.eq(self.receiver.valid | self.transmitter.valid),
+            crc.data.eq(Mux(self.transmitter.valid, self.transmitter.data, self.receiver.data)),
+        ]
+        for user in (self.receiver, self.transmitter):
+            m.d.comb += [user.crc.eq(crc.crc), user.match.eq(crc.match_detected)]
+        return m
+
 
 class FrameReceiver(wiring.Component):
     """Takes frames apart, keeps one that arrived whole, drops the others.
@@ -27,11 +62,12 @@ class FrameReceiver(wiring.Component):
     i: encoded bytes. Not ready while a frame is held.
     valid: a frame is held; everything below describes it.
     header: its header.
-    rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the link and
-        the sixth strobe restores it.
+    rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the link
+        and the sixth strobe restores it.
     length: payload bytes, 0 .. 1024.
     read_address, read_data: its payload; the byte follows its address by one cycle.
     release: strobe: drop the frame and listen again.
+    crc: to a `FrameCrc`, which is in use from the first byte of a frame to its delimiter.
     damaged: strobe: a frame was dropped: wrong CRC, wrong length, or a delimiter inside a COBS block. Further
         delimiters behind a delimiter are no frames.
 
@@ -46,6 +82,7 @@ class FrameReceiver(wiring.Component):
     read_address: Signal
     read_data: Signal
     release: Signal
+    crc: wiring.PureInterface
     damaged: Signal
 
     def __init__(self) -> None:
@@ -59,6 +96,7 @@ class FrameReceiver(wiring.Component):
                 "read_address": In(range(packet.MAX_PAYLOAD)),
                 "read_data": Out(8),
                 "release": In(1),
+                "crc": Out(CRC_USER),
                 "damaged": Out(1),
             }
         )
@@ -69,7 +107,7 @@ class FrameReceiver(wiring.Component):
         ended = accept & (self.i.payload == packet.DELIMITER)
         m.d.comb += self.i.ready.eq(~self.valid)
 
-        # COBS: a code byte c stands for c - 1 data bytes and, unless it is 255 or the first, for a zero before it.
+        # A code byte c announces c - 1 data bytes, then a zero, unless c is 255 or the frame ends there.
         block_left = Signal(8, init=1)
         begun = Signal()
         zero_due = Signal()
@@ -97,12 +135,11 @@ class FrameReceiver(wiring.Component):
 
     def _collect(self, m: Module, *, starts, byte: Signal, byte_valid: Signal):
         """Header, payload and CRC of the decoded bytes; returns whether those since `starts` are a frame."""
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=packet.MAX_PAYLOAD, init=[])
         write, read = buffer.write_port(), buffer.read_port()
 
-        # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header itself, the
-        # last four are the CRC, which needs no room in the buffer.
+        # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header itself,
+        # the last four are the CRC, which needs no room in the buffer.
         count = Signal(range(2 * packet.MAX_PAYLOAD))
         length = Signal.like(count)
         oversize = Signal()
@@ -112,9 +149,9 @@ class FrameReceiver(wiring.Component):
         m.d.comb += [
             length.eq(count - packet.CRC_BYTES),
             self.length.eq(length),
-            crc.start.eq(starts),
-            crc.data.eq(byte),
-            crc.valid.eq(byte_valid),
+            self.crc.start.eq(starts),
+            self.crc.data.eq(byte),
+            self.crc.valid.eq(byte_valid),
             write.addr.eq(count),
             write.data.eq(byte),
             write.en.eq(byte_valid & ~count[-1]),
@@ -130,7 +167,7 @@ class FrameReceiver(wiring.Component):
                 m.d.sync += count.eq(count + 1)
         with m.If((byte_valid & in_header) | self.rotate):
             m.d.sync += header.eq(Cat(header[8:], Mux(self.rotate, header[:8], byte)))
-        return crc.match_detected & ~oversize & ~(length[-1] & length[-2])
+        return self.crc.match & ~oversize & ~(length[-1] & length[-2])
 
 
 class FrameTransmitter(wiring.Component):
@@ -140,38 +177,49 @@ class FrameTransmitter(wiring.Component):
     -------
     i: header and payload; `last` with the frame's last byte.
     o: encoded bytes.
+    crc: to a `FrameCrc`.
+    crc_idle: that CRC is not in use; it is from the first byte of a frame until its CRC has been appended.
 
-    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes nothing while
-    it sends a block; empty frames do not exist.
+    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes nothing
+    while it sends a block. A frame has at least one byte.
     """
 
     i: stream.Interface
     o: stream.Interface
+    crc: wiring.PureInterface
+    crc_idle: Signal
 
     def __init__(self) -> None:
-        super().__init__({"i": In(stream.Signature(FRAME_BYTE)), "o": Out(stream.Signature(8))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(FRAME_BYTE)),
+                "o": Out(stream.Signature(8)),
+                "crc": Out(CRC_USER),
+                "crc_idle": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=8).create()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=256, init=[])
         write, read = buffer.write_port(), buffer.read_port()
 
         # Where the next byte comes from: the stream, then the four bytes of the CRC, then no more.
         crc_index = Signal(range(packet.CRC_BYTES))
-        in_crc, complete = Signal(), Signal()
+        begun, in_crc, complete = Signal(), Signal(), Signal()
         byte, take = Signal(8), Signal()
         length = Signal(range(MAX_BLOCK + 1))
         sent = Signal.like(length)
         m.d.comb += [
-            byte.eq(Mux(in_crc, crc.crc.word_select(crc_index, 8), self.i.payload.data)),
-            crc.data.eq(self.i.payload.data),
-            crc.valid.eq(take & ~in_crc),
+            byte.eq(Mux(in_crc, self.crc.crc.word_select(crc_index, 8), self.i.payload.data)),
+            self.crc.data.eq(self.i.payload.data),
+            self.crc.valid.eq(take & ~in_crc),
             write.addr.eq(length),
             write.data.eq(byte),
             write.en.eq(take),
             read.addr.eq(sent),
             read.en.eq(self.o.ready),
+            self.crc_idle.eq(~begun | complete),
         ]
         with m.If(take):
             with m.If(in_crc):
@@ -179,7 +227,7 @@ class FrameTransmitter(wiring.Component):
             with m.Else():
                 m.d.sync += in_crc.eq(self.i.payload.last)
 
-        # A frame that ends in a zero still has a block, an empty one, behind it: only GATHER decides which is the last.
+        # A frame that ends in a zero has one more block, an empty one: only GATHER decides which is the last.
         final = Signal()
 
         def block_over(m: Module) -> None:
@@ -195,6 +243,9 @@ class FrameTransmitter(wiring.Component):
                 m.d.sync += final.eq(complete)
                 with m.If(complete | (length == MAX_BLOCK)):
                     m.next = "CODE"
+                with m.Elif(~begun):
+                    m.d.comb += self.crc.start.eq(self.i.valid)
+                    m.d.sync += begun.eq(self.i.valid)
                 with m.Elif(in_crc | self.i.valid):
                     m.d.comb += [take.eq(1), self.i.ready.eq(~in_crc)]
                     with m.If(byte == 0):
@@ -218,7 +269,6 @@ class FrameTransmitter(wiring.Component):
             with m.State("DELIMITER"):
                 m.d.comb += [self.o.payload.eq(packet.DELIMITER), self.o.valid.eq(1)]
                 with m.If(self.o.ready):
-                    m.d.comb += crc.start.eq(1)
-                    m.d.sync += [in_crc.eq(0), complete.eq(0)]
+                    m.d.sync += [begun.eq(0), in_crc.eq(0), complete.eq(0)]
                     m.next = "GATHER"
         return m

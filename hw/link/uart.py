@@ -9,13 +9,13 @@ from popshift.hw.config import AcceleratorConfig
 
 DATA_BITS = 8
 RATE_TOLERANCE = 1e-3
-"""Largest relative error of the bit rate that `bit_rate` accepts; the two ends of a line may differ by some 4 %."""
+"""Largest relative error that `bit_rate` accepts; the two ends of a line may differ by some 4 %."""
 
 
 def bit_rate(clock_hz: int, baud: int) -> tuple[int, int]:
-    """The phase accumulator for a bit rate: (width in bits, increment per clock), the narrowest within `RATE_TOLERANCE`.
+    """Phase accumulator for a bit rate: (width, increment per clock), the narrowest within `RATE_TOLERANCE`.
 
-    A bit lasts until an accumulator of `width` bits overflows, so its length needs not be a whole number of clocks.
+    A bit lasts until an accumulator of `width` bits overflows; it need not be a whole number of clocks long.
 
     Raises
     ------
@@ -36,7 +36,8 @@ def bit_rate(clock_hz: int, baud: int) -> tuple[int, int]:
 class UartReceiver(wiring.Component):
     """Bytes from a line. Each bit is sampled in its middle; a byte whose stop bit is missing is dropped.
 
-    A start bit that does not last to its middle is taken for noise. There is no back pressure: `valid` lasts one cycle.
+    A start bit that does not last to its middle is taken for noise. There is no back pressure: `valid` lasts one
+    cycle.
     """
 
     rx: Signal
@@ -120,8 +121,8 @@ class Uart(wiring.Component):
     Members
     -------
     rx, tx: the pins.
-    received: bytes from the line, from a buffer of `link_fifo_depth`; a byte that finds it full is lost (the CRC of its
-        frame then tells).
+    received: bytes from the line, from a buffer of `link_fifo_depth`; a byte that finds it full is lost (the CRC
+        of its frame then tells).
     transmit: bytes for the line.
     """
 

@@ -1,9 +1,12 @@
 """Lattice iCE40 UltraPlus: SB_MAC16 blocks, two 8 x 8 products or one 16 x 16 each, and single-port SPRAM (FPGA-TN-02007)."""
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
+from popshift.hw.memory.ram import Ram
 from popshift.hw.tech.ecp5 import split_product
 from popshift.hw.tech.portable import Portable, delayed
+
+SPRAM_DEPTH, SPRAM_BITS = 16384, 16
 
 
 class Ice40(Portable):
@@ -27,6 +30,40 @@ class Ice40(Portable):
         low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
         high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
         return delayed(m, low + (high << 16), signed(len(a) + len(b)), 1, "wide_product")
+
+
+    def weight_ram(self, *, width: int, depth: int) -> Ram:
+        return Spram(width=width, depth=depth) if depth <= SPRAM_DEPTH else self.ram(width=width, depth=depth)
+
+
+class Spram(Ram):
+    """Weight memory in SB_SPRAM256KA blocks: one port, so a write takes the read's place; else as `Ram`."""
+
+    def elaborate(self, platform):
+        m = Module()
+        address = Signal(14)
+        m.d.comb += address.eq(Mux(self.write_enable, self.write_address, self.read_address))
+        words = []
+        for low in range(0, self.width, SPRAM_BITS):
+            word = Signal(SPRAM_BITS, name=f"word_{low}")
+            m.submodules[f"block_{low}"] = Instance(
+                "SB_SPRAM256KA",
+                i_ADDRESS=address,
+                i_DATAIN=self.write_data[low : low + SPRAM_BITS],
+                i_MASKWREN=Const(0xF, 4),
+                i_WREN=self.write_enable,
+                i_CHIPSELECT=Const(1),
+                i_CLOCK=ClockSignal(),
+                i_STANDBY=Const(0),
+                i_SLEEP=Const(0),
+                i_POWEROFF=Const(1),
+                o_DATAOUT=word,
+            )
+            words.append(word)
+        output = Signal(self.width, reset_less=True)
+        m.d.sync += output.eq(Cat(*words))
+        m.d.comb += self.read_data.eq(output)
+        return m
 
 
 _COMMON = {

@@ -117,7 +117,7 @@ def random_operator(rng: random.Random, mode: Requantise) -> Graph:
 
 
 @pytest.mark.parametrize("mode", Requantise)
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(80))
 def test_operator_equals_integer_loops(seed: int, mode: Requantise) -> None:
     rng = random.Random(seed)
     graph = random_operator(rng, mode)

@@ -160,8 +160,24 @@ def test_place_and_route_reports_what_nextpnr_found(monkeypatch):
     assert place_and_route(netlist, up5k, seed=1, clock_mhz=24.0) == reports[0]
 
 
+def test_a_design_that_needs_more_than_the_device_has_is_refused_before_placing():
+    deep = MULTIPLY.replace("memory [0:2047]", "memory [0:65535]").replace("[10:0]", "[15:0]")
+    deep = deep.replace("reg [11:0] count", "reg [15:0] count")
+    up5k = device("up5k")
+    netlist = synthesise(deep, family="ice40", options=up5k.synthesis)
+    with pytest.raises(
+        InputError, match=r"up5k: the design does not fit: 128 block_ram of 30; take a smaller"
+    ):
+        place_and_route(netlist, up5k, clock_mhz=10)
+
+
+def test_capacities_are_those_of_the_resources():
+    for entry in DEVICES.values():
+        assert set(entry.capacity) == {"lut4", "ff", "block_ram", "dsp", "spram"}
+
+
 @needs_nextpnr
-def test_a_design_that_does_not_fit_is_an_error_not_a_crash():
+def test_a_design_with_too_many_pins_is_an_error_not_a_crash():
     ports = "input clk, input [99:0] a, output reg [99:0] y"
     wide = f"module popshift({ports}); always @(posedge clk) y <= a; endmodule"
     up5k = device("up5k")

@@ -2,12 +2,11 @@
 
 import stat
 import sys
-import threading
 
 import pytest
 
 from popshift.gen.implement import toolchain
-from popshift.gen.implement.toolchain import Tool, cache_directory, cached, digest, last_error, run
+from popshift.gen.implement.toolchain import Tool, last_error, run
 from popshift.hw.errors import ToolError
 
 
@@ -44,55 +43,6 @@ def test_a_missing_tool_says_how_to_get_it():
     with pytest.raises(ToolError, match=r"^frob is not installed; run: pip install frob$") as raised:
         Tool("frob", ("no-such-command-frob",), "pip install frob").require()
     assert raised.value.exit_status == 3
-
-
-def test_cache_directory_follows_the_environment(monkeypatch, tmp_path):
-    assert cache_directory() == tmp_path / "cache"
-    monkeypatch.delenv("POPSHIFT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory() == tmp_path / "xdg" / "popshift"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory() == tmp_path / "home" / ".cache" / "popshift"
-
-
-def test_digest_keeps_parts_apart():
-    assert digest("ab", "c") != digest("a", "bc") != digest("abc")
-    assert digest("ab", b"c") == digest(b"ab", "c")
-
-
-def test_a_result_is_made_once_even_by_two_at_a_time():
-    made = []
-
-    def produce(folder):
-        made.append(folder)
-        (folder / "result").write_text("42")
-
-    threads = [threading.Thread(target=cached, args=("kind", "key", produce)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1
-    assert (cached("kind", "key", produce) / "result").read_text() == "42"
-
-
-def test_a_failed_run_leaves_nothing_in_the_cache():
-    def fail(folder):
-        (folder / "half").write_text("x")
-        raise ToolError("no")
-
-    with pytest.raises(ToolError):
-        cached("kind", "key", fail)
-    assert [path.name for path in (cache_directory() / "kind").iterdir()] == ["key.lock"]
-
-
-def test_an_unwritable_cache_names_the_remedy(monkeypatch, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    monkeypatch.setenv("POPSHIFT_CACHE", str(blocked))
-    with pytest.raises(ToolError, match=r"cannot write the cache.*set POPSHIFT_CACHE"):
-        cached("kind", "key", lambda folder: None)
 
 
 def test_a_failed_tool_is_told_by_its_last_error_and_its_log_is_kept(tmp_path):

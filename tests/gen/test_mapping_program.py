@@ -135,6 +135,13 @@ def test_buffers_are_reused():
     assert len({tensor.base for tensor in program.tensors}) < len(program.tensors)
 
 
+def test_an_early_output_survives_to_the_end():
+    config = ref.configuration("early", 4, 4, 2)
+    graph = chain(config, 6)
+    graph.outputs.append("t0")
+    check(graph, config.replace(activation_depth=3 * 2 * 57), 5)
+
+
 def test_fills_write_all_the_padding_and_nothing_else():
     config = ref.configuration("fills", 4, 4, 2)
     rng = np.random.default_rng(0)
@@ -298,7 +305,7 @@ def test_refuses_accumulators_beyond_32_bits():
     graph = chain(config, 1)
     graph.operators[0].weight[2] = 1  # type: ignore[union-attr]
     bias = graph.operators[0].bias  # type: ignore[union-attr]
-    # 72 weights of 1 and zero point 3: the accumulator spans -128 * 72 .. 127 * 72, the bias is moved by -216.
+    # 72 weights of 1 and zero point 3: accumulators span -128 * 72 .. 127 * 72, the bias is moved by -216.
     bias[2] = (1 << 31) - 1 - 127 * 72 + 216
     map_graph(graph, config)
     bias[2] += 1

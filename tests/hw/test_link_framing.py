@@ -5,11 +5,13 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 from amaranth.sim import Simulator
 from cobs import cobs
 
 from popshift.hw import packet
-from popshift.hw.link.framing import FrameReceiver, FrameTransmitter
+from popshift.hw.link.framing import FrameCrc, FrameReceiver, FrameTransmitter
 from popshift.hw.packet import Frame
 
 LENGTHS = (0, 1, 2, 243, 244, 245, 248, 253, 254, 255, 508, 1024)
@@ -43,6 +45,9 @@ def watchdog(cycles: int):
 def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[Frame], int]:
     """All frames the receiver hands over from `stream`, and how many damaged ones it counts."""
     dut, frames, damaged, done = FrameReceiver(), [], 0, False
+    m, crc = Module(), FrameCrc()
+    m.submodules += [dut, crc]
+    wiring.connect(m, dut.crc, crc.receiver)
 
     async def drive(ctx):
         nonlocal done
@@ -91,7 +96,7 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
             await ctx.tick()
             ctx.set(dut.release, 0)
 
-    simulator = Simulator(dut)
+    simulator = Simulator(m)
     simulator.add_clock(1e-6)
     simulator.add_testbench(drive)
     simulator.add_testbench(collect)
@@ -104,6 +109,9 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
 def transmit(items: list[Frame], *, stall: float = 0.0, seed: int = 0) -> tuple[bytes, int]:
     """What the transmitter makes of `items`, and the cycles it took."""
     dut, out, cycles = FrameTransmitter(), bytearray(), 0
+    m, crc = Module(), FrameCrc()
+    m.submodules += [dut, crc]
+    wiring.connect(m, dut.crc, crc.transmitter)
 
     async def drive(ctx):
         idle = pauses(random.Random(seed), stall)
@@ -131,7 +139,7 @@ def transmit(items: list[Frame], *, stall: float = 0.0, seed: int = 0) -> tuple[
             if valid and ready:
                 out.append(value)
 
-    simulator = Simulator(dut)
+    simulator = Simulator(m)
     simulator.add_clock(1e-6)
     simulator.add_testbench(drive)
     simulator.add_testbench(collect)

@@ -1,10 +1,11 @@
 """A small design with the ports of the accelerator's byte-stream link, to try the simulated board on."""
 
-from amaranth.hdl import Assert, Module, Signal
+from amaranth.hdl import Assert, Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
 from popshift.hw import emit
+from popshift.hw.memory.ram import VerilogRam
 
 WORK = 0xF0
 """This byte makes it busy for `WORK_CYCLES` before it answers with `WORK`."""
@@ -24,15 +25,12 @@ class Echo(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=8, depth=MEMORY_DEPTH, init=[])
-        port = memory.read_port(domain="comb")
-        write = memory.write_port()
+        m.submodules.memory = memory = VerilogRam(width=8, depth=MEMORY_DEPTH)
         shuffle = Signal(16, init=1)
         work = Signal(range(WORK_CYCLES + 1))
+        peeking = Signal()
         m.d.sync += shuffle.eq((shuffle >> 1) ^ shuffle[0].replicate(16) & 0xB400)
         m.d.comb += [
-            port.addr.eq(self.rx.payload),
-            write.en.eq(self.rx.valid & (self.rx.payload == 0xFF) & ~self.rx.ready),
             self.busy.eq(work != 0),
             self.rx.ready.eq(shuffle[0] & (work == 0) & (~self.tx.valid | self.tx.ready)),
         ]
@@ -41,18 +39,16 @@ class Echo(wiring.Component):
         with m.If(work != 0):
             m.d.sync += work.eq(work - 1)
             with m.If(work == 1):
-                m.d.sync += [self.tx.valid.eq(1), self.tx.payload.eq(WORK)]
+                m.d.sync += [self.tx.valid.eq(1), self.tx.payload.eq(Mux(peeking, memory.read_data, WORK))]
         with m.If(self.rx.valid & self.rx.ready):
             m.d.comb += Assert(self.rx.payload != BREAK, "told to break")
+            m.d.sync += [peeking.eq(self.rx.payload != WORK), memory.read_address.eq(self.rx.payload)]
             with m.If(self.rx.payload == WORK):
                 m.d.sync += work.eq(WORK_CYCLES)
+            with m.Elif(self.rx.payload >= PEEK):
+                m.d.sync += work.eq(1 + memory.LATENCY)
             with m.Else():
-                answer = port.data
-                m.d.sync += self.tx.valid.eq(1)
-                with m.If(self.rx.payload >= PEEK):
-                    m.d.sync += self.tx.payload.eq(answer)
-                with m.Else():
-                    m.d.sync += self.tx.payload.eq(self.rx.payload + 1)
+                m.d.sync += [self.tx.valid.eq(1), self.tx.payload.eq(self.rx.payload + 1)]
         return m
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import echo_design
 import pytest
+
 from popshift.firmware_py.transport import Transport, open_transport
 from popshift.hw.errors import ConfigError, DeviceError, InputError
 from popshift.sim import verilate

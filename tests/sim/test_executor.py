@@ -141,6 +141,24 @@ def test_accumulators_wrap_at_32_bits():
     assert got(m, 0, 9) == [-64]
 
 
+def test_long_sums_are_exact():
+    """2048 products of 127 * 127: more than a float32 significand holds, and odd."""
+    tiles = 512
+    config = CONFIG.replace(weight_depth=4 * tiles)
+    m = machine(matrix(k_tiles=tiles), post(base=9), END, config=config)
+    words = np.zeros((4 * tiles, 6), np.uint8)
+    words[:, 2] = 127
+    words[0, 2] = 126
+    m.write(Space.WEIGHT, 0, words.tobytes())
+    exact = 127 * (127 * 2048 - 1)
+    one = identity_multiplier(Requantise.EXACT)
+    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [(5 - exact, *one), (0, 0, 0)]))
+    for bank in range(4):
+        put(m, bank, 0, 127)
+    assert m.run() is Status.DONE
+    assert got(m, 0, 9) == [5]
+
+
 @pytest.mark.parametrize(("operation", "fold"), [(ChannelOperation.MAX, max), (ChannelOperation.SUM, sum)])
 def test_channel_folds_windows(operation, fold):
     """A 2 x 2 window, stride 2, over 4 x 4 pixels of two planes; every outer step undoes the inner loops."""
@@ -286,6 +304,12 @@ def test_gathering_beyond_the_memory_stops_the_machine():
     for offset, status in ((BEYOND - 11, Status.DONE), (BEYOND - 10, Status.ACTIVATION_ADDRESS)):
         m.write(Space.WEIGHT, 2, offset.to_bytes(2, "little") + bytes(4))
         assert m.run() is status
+
+
+def test_the_program_counter_names_the_instruction_that_failed():
+    """The third weight tile is out of reach; by then the sequencer has handed out the POST."""
+    m = machine(matrix(n_tiles=3, weight_base=CONFIG.weight_depth - 8), post(chunks=6), END)
+    assert m.run() is Status.WEIGHT_ADDRESS and m.pc == 0
 
 
 def test_the_program_ends_with_the_memory():
