@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ConfigError, ProgramError
 
 _ARRAYS = {"weights": np.uint8, "parameters": np.uint8, "instructions": np.uint32}
+_ATTACHMENT = "attachment."
 _CYCLE_MARGIN, _CYCLE_FACTOR = 100_000, 4
 _CYCLE_LIMIT_MAX = (1 << 32) - 1
 
@@ -77,6 +78,7 @@ class Program:
     layers: one record per layer, in order of execution.
     segments: one if everything stays in the accelerator; else the driver loads and runs them in turn for
         every image.
+    attachments: further contents of the file by name, which nothing here interprets; covered by its checksum.
 
     Raises
     ------
@@ -90,6 +92,7 @@ class Program:
     tensors: Sequence[TensorLayout]
     layers: Sequence[LayerRecord]
     segments: Sequence[Segment]
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.inputs and self.outputs and self.segments):
@@ -200,11 +203,15 @@ class Program:
             "tensors": [dataclasses.asdict(tensor) for tensor in self.tensors],
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "segments": [list(segment.layers) for segment in self.segments],
+            "attachments": sorted(self.attachments),
         }
         arrays = {
             f"segment{index}.{name}": getattr(segment, name)
             for index, segment in enumerate(self.segments)
             for name in _ARRAYS
+        }
+        arrays |= {
+            f"{_ATTACHMENT}{name}": np.frombuffer(data, np.uint8) for name, data in self.attachments.items()
         }
         return program_file.pack(manifest, arrays)
 
@@ -229,6 +236,9 @@ class Program:
                     Segment(**{name: arrays[f"segment{index}.{name}"] for name in _ARRAYS}, layers=layers)
                     for index, layers in enumerate(manifest["segments"])
                 ],
+                attachments={
+                    name: arrays[f"{_ATTACHMENT}{name}"].tobytes() for name in manifest.get("attachments", ())
+                },
             )
             digest = int(manifest["digest"], 16)
         except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -95,7 +95,7 @@ class Core(wiring.Component):
             matrix.outside_activations | post.outside_activations | channel.outside,
             matrix.outside_weights,
             post.outside_parameters,
-            matrix.overfull,
+            matrix.overfull | post.overfull,
         )
         halves_busy = matrix.busy_halves != 0
         m.d.sync += sequencer.errors.eq(errors)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from popshift.hw.errors import ToolError
 
@@ -81,12 +82,14 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Shows "building …" on the terminal's error stream if the block takes longer than two seconds."""
+    """Shows "building …" and the time so far on the terminal's error stream, from two seconds on."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
         return
-    status = console.status(f"building {what}")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    status = Progress(*columns, console=console, transient=True)
+    status.add_task(f"building {what}", total=None)
     timer = threading.Timer(_SILENT_SECONDS, status.start)
     timer.daemon = True
     timer.start()

@@ -78,7 +78,9 @@ def build(
         except ToolError as error:
             failures[seed] = error
     if not runs:
-        raise failures[1]
+        first, size = failures[1], netlist.resources
+        found = f"{size.lut4:,} LUT4, {size.ff:,} FF, {size.block_ram} block RAM, {size.dsp} DSP"
+        raise ToolError(f"{first.what} (the netlist has {found})", where=first.where, remedy=first.remedy)
     return Build(
         config=config.name,
         device=device.name,

@@ -95,6 +95,7 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
         raise InputError(
             f"the netlist was synthesised for {netlist.family}", where=device.name, remedy=remedy
         )
+    _check_room(netlist, device)
     tool = NEXTPNR[device.family]
     constraint = clock_mhz * CONSTRAINT_MARGIN
     name, pins, arguments = _constraints(netlist, device, constraint)

@@ -7,9 +7,11 @@ import numpy as np
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.firmware_py.program import LayerRecord, Program, Segment
+from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.gen.mapping.sections import Section
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
 from popshift.hw.isa import Instruction, Opcode, instruction
 from popshift.sim import cycles
 
@@ -47,12 +49,23 @@ def assemble(
     outputs: Sequence[TensorLayout],
     tensors: Sequence[TensorLayout],
 ) -> Program:
-    """Put `sections`, each of which fits the memories on its own, into segments one after the other."""
+    """Put `sections` into segments one after the other.
+
+    Raises
+    ------
+    ModelError: a section alone exceeds the program memory.
+    """
     memories = [_Memories([])]
     for index, section in enumerate(sections):
         if not memories[-1].takes(section, config):
             memories.append(_Memories([]))
-        assert memories[-1].takes(section, config), f"section {section.name} exceeds a memory"
+        if not memories[-1].takes(section, config):  # parts were made to fit; padding cannot be divided
+            words = section.program_words + isa.LENGTHS[Opcode.END]
+            raise ModelError(
+                f"its instructions take {words} words, there are {config.program_depth}",
+                where=f"layer {section.name}",
+                remedy=f"raise program_depth to at least {words}",
+            )
         memories[-1].add(index, section)
     segments, predicted = [], []
     for memory in memories:
@@ -103,7 +116,8 @@ def _moved(item: Instruction, starts: dict[str, int]) -> Instruction:
 
 
 def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRecord:
-    details = dict(section.mapping)
+    spent = Breakdown.of(section.instructions, cycles, config)
+    fill = {name: section.mapping.get(name, 1.0) for name in ("row_fill", "column_fill")}
     return LayerRecord(
         name=section.name,
         kind=section.kind,
@@ -111,6 +125,6 @@ def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRe
         macs=section.macs,
         predicted_cycles=cycles,
         utilisation=section.macs / (cycles * config.peak_macs_per_cycle) if cycles else 0.0,
-        bottleneck=details.pop("bottleneck"),
-        mapping=details,
+        bottleneck=spent.words(config, **fill),
+        mapping={**section.mapping, "cycles": spent.to_dict()},
     )

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from popshift.gen.graph import Convolution
 from popshift.gen.mapping import tiling
-from popshift.gen.mapping.cost import ConvolutionCost
 from popshift.gen.mapping.parameters import convolution_parameters, pack_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
@@ -53,7 +52,7 @@ def convolution_sections(
             remedy=f"raise weight_depth to at least {tile_words}, or make the kernel or the input smaller",
         )
     parameters = convolution_parameters(layer, layout.zero_point)
-    tiles, cost = tiling.pixel_tiles(*target.layout.shape[1:], len(taps), channels, config)
+    tiles, _ = tiling.pixel_tiles(*target.layout.shape[1:], len(taps), channels, config)
     fills = fill_padding(target, config)
     most = min(
         min(config.weight_depth // tile_words, MAX_TILES) * config.cols,
@@ -79,7 +78,7 @@ def convolution_sections(
                 ),
                 weights=pack_weights(layer, source, config, taps, start, stop),
                 parameters=pack_parameters(config, parameters[start:stop]),
-                mapping=_details(source, target, taps, (start, stop), piece, cost, config),
+                mapping=_details(source, target, taps, (start, stop), piece, config),
             )
         )
     return sections
@@ -189,7 +188,6 @@ def _details(
     taps: NDArray[np.int64],
     channels: tuple[int, int],
     tiles: Sequence[Rectangle],
-    cost: ConvolutionCost,
     config: AcceleratorConfig,
 ) -> dict[str, Any]:
     """Plain values for `explain` and the reports."""
@@ -210,5 +208,4 @@ def _details(
         "row_fill": round(float((taps >= 0).mean()), 4),
         "column_fill": round(number / (column_tiles * config.cols), 4),
         "weight_words": column_tiles * taps.size,
-        "bottleneck": cost.bottleneck,
     }

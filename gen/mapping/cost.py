@@ -55,17 +55,6 @@ class ConvolutionCost:
         starts = sum(tiles.values()) * (config.rows + START_CYCLES)
         return cls(matrix, weights, post, starts + last_drain)
 
-    @property
-    def bottleneck(self) -> str:
-        """What most of the time goes into, in words."""
-        parts = {
-            "multiply-accumulates": self.matrix,
-            "loading weights": self.weights,
-            "post unit": self.post,
-            "first load and last drain": self.overhead,
-        }
-        return max(parts, key=lambda name: parts[name])
-
 
 @dataclass(frozen=True, slots=True)
 class PoolCost:
@@ -84,7 +73,3 @@ class PoolCost:
         """Cost of `pixels` windows of `window` taps in each of `planes` planes of `groups` bank groups."""
         windows = pixels * planes
         return cls(windows * window, windows * max(0, groups - window), START_CYCLES + groups)
-
-    @property
-    def bottleneck(self) -> str:
-        return "channel unit" if self.channel >= self.post else "post unit"

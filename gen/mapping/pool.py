@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from popshift.gen.graph import Pool, Pooling
-from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.parameters import Lanes, pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
@@ -79,7 +78,7 @@ def pool_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
             parameters=_parameters(
                 config, lanes, uniform, start * source.layout.period, stop * source.layout.period
             ),
-            mapping=_details(source, target, (start, stop), piece, window, groups),
+            mapping=_details(source, target, (start, stop), piece, window),
         )
         for index, (start, stop, piece) in enumerate(parts)
     ]
@@ -103,7 +102,6 @@ def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
             "words": placed.buffer.words
             - placed.layout.planes * placed.layout.shape[1] * placed.layout.shape[2],
             "value": padding.value,
-            "bottleneck": "post unit",
         },
     )
 
@@ -172,10 +170,8 @@ def _details(
     planes: tuple[int, int],
     tiles: Sequence[Rectangle],
     window: int,
-    groups: int,
 ) -> dict[str, Any]:
     """Plain values for `explain` and the reports."""
-    number = planes[1] - planes[0]
     return {
         "unit": "channel",
         "input_period": source.layout.period,
@@ -185,5 +181,4 @@ def _details(
         "planes": list(planes),
         "window": window,
         "pixel_tiles": len(tiles),
-        "bottleneck": PoolCost.of(sum(tile.pixels for tile in tiles), window, number, groups).bottleneck,
     }

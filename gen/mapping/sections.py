@@ -96,8 +96,7 @@ def tile_ranges(
 ) -> list[Sequence[Rectangle]]:
     """The pixel tiles in as many pieces as the program memory demands."""
     room = depth - fixed_words - isa.LENGTHS[Opcode.MARK] - isa.LENGTHS[Opcode.END]
-    at_once = room // tile_words
-    assert at_once >= 1, "the smallest program memory holds a layer's padding and one pixel tile"
+    at_once = max(1, room // tile_words)
     return [tiles[start : start + size] for start, size in split(len(tiles), -(-len(tiles) // at_once))]
 
 

@@ -27,10 +27,11 @@ class Admission(wiring.Component):
     resend: it is neither expected nor a repetition.
     expected: the number of the next request.
     refuse: it makes no sense. Payloads are not looked at.
-    answered, refused: strobe: the request decided last has been answered (with REFUSED); its header is in place.
+    answered, refused: strobe: the request decided last has been answered (with REFUSED); its header is in
+        place.
 
-    A request that was refused stays refused when it is repeated, whatever the machine does by then. One number
-    is remembered for that: of several refused requests the host still learns about the last.
+    A request that was refused stays refused when it is repeated, whatever the machine does by then. One
+    number is remembered for that: of several refused requests the host still learns about the last.
     """
 
     header: data.View

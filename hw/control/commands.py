@@ -26,9 +26,9 @@ _ANSWER_BYTES = {
 class CommandUnit(wiring.Component):
     """Executes requests one after the other; while it does, the link waits.
 
-    A WRITE is checked in full (whole words, at least one, addresses) before its first byte is written. The words of
-    a frame are then written from the last to the first and the bytes of each from its top: a word of any size so
-    ends at bit 0.
+    A WRITE is checked in full (whole words, at least one, addresses) before its first byte is written. The
+    words of a frame are then written from the last to the first and the bytes of each from its top: a word
+    of any size so ends at bit 0.
 
     Parameters
     ----------
@@ -42,16 +42,17 @@ class CommandUnit(wiring.Component):
     activation_write_valid, _mask, _address, _data: write one byte into one word of every bank in the mask.
     word_write_space: strobe, bit 0 weight, 1 parameter, 2 program memory: write one word.
     word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
-    read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is sent.
-    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only), under
-        the settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
+    read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is
+        sent.
+    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only),
+        under the settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
     proceed: strobe: leave the pause.
     reset_machine: strobe: back to IDLE from any state.
-    status, layer, pc, cycles, counters: of the machine; the unit puts its own count of link errors in. Each of
-        these is sent as it was in one cycle, but not all as they were in the same cycle.
+    status, layer, pc, cycles, counters: of the machine; the unit puts its own count of link errors in. Each
+        of these is sent as it was in one cycle, but not all as they were in the same cycle.
 
-    Cycles: WRITE: one per payload byte to receive it, one per word of the other spaces to check, one per byte to
-    write, some forty for decision and answer. READ: `read_latency` + 3 per byte.
+    Cycles: WRITE: one per payload byte to receive it, one per word to check it (activations: one), one per
+    byte to write, some forty for decision and answer. READ: `read_latency` + 3 per byte.
     """
 
     rx: stream.Interface

@@ -1,8 +1,8 @@
 """Frames on the byte stream: COBS, CRC-32, and the buffers they need.
 
 The layout of a frame is that of `popshift.hw.packet`. COBS (Cheshire and Baker, "Consistent Overhead Byte
-Stuffing", 1999) removes the zeros, so that a zero byte can end a frame and a receiver finds its way again after any
-damage.
+Stuffing", 1999) removes the zeros, so that a zero byte can end a frame and a receiver finds its way again
+after any damage.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
@@ -22,7 +22,7 @@ assert HEADER.size == 8 * packet.HEADER.size
 CRC_USER = wiring.Signature(
     {"start": Out(1), "valid": Out(1), "data": Out(8), "crc": In(8 * packet.CRC_BYTES), "match": In(1)}
 )
-"""A user of a `FrameCrc`: the signals of `amaranth.lib.crc.Processor`, but `start` takes a cycle of its own."""
+"""A user of a `FrameCrc`: signals as of `amaranth.lib.crc.Processor`; `start` takes a cycle of its own."""
 
 
 class FrameCrc(wiring.Component):
@@ -62,8 +62,8 @@ class FrameReceiver(wiring.Component):
     i: encoded bytes. Not ready while a frame is held.
     valid: a frame is held; everything below describes it.
     header: its header.
-    rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the link
-        and the sixth strobe restores it.
+    rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the
+        link and the sixth strobe restores it.
     length: payload bytes, 0 .. 1024.
     read_address, read_data: its payload; the byte follows its address by one cycle.
     release: strobe: drop the frame and listen again.
@@ -138,8 +138,8 @@ class FrameReceiver(wiring.Component):
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=packet.MAX_PAYLOAD, init=[])
         write, read = buffer.write_port(), buffer.read_port()
 
-        # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header itself,
-        # the last four are the CRC, which needs no room in the buffer.
+        # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header
+        # itself, the last four are the CRC, which needs no room in the buffer.
         count = Signal(range(2 * packet.MAX_PAYLOAD))
         length = Signal.like(count)
         oversize = Signal()
@@ -180,8 +180,8 @@ class FrameTransmitter(wiring.Component):
     crc: to a `FrameCrc`.
     crc_idle: that CRC is not in use; it is from the first byte of a frame until its CRC has been appended.
 
-    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes nothing
-    while it sends a block. A frame has at least one byte.
+    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes
+    nothing while it sends a block. A frame has at least one byte.
     """
 
     i: stream.Interface

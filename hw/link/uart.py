@@ -36,8 +36,8 @@ def bit_rate(clock_hz: int, baud: int) -> tuple[int, int]:
 class UartReceiver(wiring.Component):
     """Bytes from a line. Each bit is sampled in its middle; a byte whose stop bit is missing is dropped.
 
-    A start bit that does not last to its middle is taken for noise. There is no back pressure: `valid` lasts one
-    cycle.
+    A start bit that does not last to its middle is taken for noise. There is no back pressure: `valid`
+    lasts one cycle.
     """
 
     rx: Signal
@@ -121,8 +121,8 @@ class Uart(wiring.Component):
     Members
     -------
     rx, tx: the pins.
-    received: bytes from the line, from a buffer of `link_fifo_depth`; a byte that finds it full is lost (the CRC
-        of its frame then tells).
+    received: bytes from the line, from a buffer of `link_fifo_depth`; a byte that finds it full is lost
+        (the CRC of its frame then tells).
     transmit: bytes for the line.
     """
 

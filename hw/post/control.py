@@ -34,6 +34,7 @@ class PostControl(wiring.Component):
     element: of this cycle. source: where its value comes from.
     address, chunk, half: of the accumulators. group: of the channel unit's window.
     parameter_address: of the element's parameters. outside: it lies beyond the parameter memory.
+    overfull: the rectangle has more pixels than an accumulator half.
     zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
     begin: a new instruction begins.
     """
@@ -61,6 +62,7 @@ class PostControl(wiring.Component):
                 "group": Out(range(max(2, config.bank_groups))),
                 "parameter_address": Out((config.parameter_depth - 1).bit_length()),
                 "outside": Out(1),
+                "overfull": Out(1),
                 "begin": Out(1),
                 **{name: Out(len(command.field(name))) for name in passed_on},
             }
@@ -161,6 +163,7 @@ class PostControl(wiring.Component):
             self.group.eq(group),
             self.parameter_address.eq(parameter),
             self.outside.eq(issue & ~fill & (parameter >= config.parameter_depth)),
+            self.overfull.eq(issue & from_matrix & ~area_end & (address == config.accumulator_depth - 1)),
         ]
         m.d.comb += [getattr(self, name).eq(field(name)) for name in self._passed_on]
         return m

@@ -48,7 +48,7 @@ class PostUnit(wiring.Component):
     window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values: its values, a cycle later.
     parameter_address, parameter_data: read port of the parameter memory.
     write_mask (one bit per bank group), write_address, write_data: to the activation memory.
-    issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations: errors.
+    issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations, overfull: errors.
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
@@ -78,6 +78,7 @@ class PostUnit(wiring.Component):
                 "writing": Out(1),
                 "outside_parameters": Out(1),
                 "outside_activations": Out(1),
+                "overfull": Out(1),
             }
         )
 
@@ -98,6 +99,7 @@ class PostUnit(wiring.Component):
             self.window_group.eq(control.group),
             self.issuing.eq(control.element.valid),
             self.outside_parameters.eq(control.outside),
+            self.overfull.eq(control.overfull),
         ]
         from_matrix = control.source == Source.MATRIX
         # The matrix unit's values take longer than the others: its parameters are asked for later, its elements wait longer.

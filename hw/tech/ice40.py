@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
 from popshift.hw.memory.ram import Ram
-from popshift.hw.tech.ecp5 import split_product
+from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable, delayed
 
 SPRAM_DEPTH, SPRAM_BITS = 16384, 16

@@ -1,6 +1,7 @@
 """Synthesis on every family, and one small place and route."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -238,6 +239,18 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
         "5,280",
     ):
         assert part in text
+
+
+def test_build_without_any_routed_seed_fails_with_the_size_of_the_netlist(monkeypatch):
+    def place(netlist, device, *, seed, clock_mhz):
+        raise ToolError(f"seed {seed}: no way through", where="router", remedy="try again")
+
+    monkeypatch.setattr("popshift.hw.emit.emit_verilog", lambda config, *, technology: MULTIPLY)
+    monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
+    done = CliRunner().invoke(app, ["build", "tiny", "--device", "up5k"])
+    assert done.exit_code == 3
+    size = r"\(the netlist has \d+ LUT4, \d+ FF, 4 block RAM, 0 DSP\)"
+    assert re.fullmatch(rf"error: router: seed 1: no way through {size}; try again\n", done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,17 @@ def test_refuses_a_pool_plane_beyond_the_parameter_memory():
     )
 
 
+def test_refuses_padding_beyond_the_program_memory():
+    """30,000 rows: the words between them take eight FILLs."""
+    config = ref.configuration("tall", 1, 1, 1, activation_depth=65536, program_depth=64)
+    graph = ref.network(config, (1, 30_000, 1))
+    ref.convolution(np.random.default_rng(0), graph, "x", "y", 1, Window((1, 3), (8, 1), (0, 0, 1, 1)))
+    graph.outputs.append("y")
+    assert refusal(graph, config) == (
+        "layer padding of x: its instructions take 72 words, there are 64; raise program_depth to at least 72"
+    )
+
+
 def test_refuses_accumulators_beyond_32_bits():
     config = ref.configuration("bias", 4, 4, 2)
     graph = chain(config, 1)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from popshift.gen.graph import Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.gen.mapping import map_graph
-from popshift.hw import isa, numerics
+from popshift.hw import isa
 from popshift.hw.config import load_config
 from popshift.hw.isa import Counter, Status
 from popshift.hw.packet import Space
@@ -13,6 +12,7 @@ from popshift.sim.cycles import predict
 from popshift.sim.executor import Machine
 from popshift.sim.run import load_segment
 from tests.hw.core_bench import run_core
+from tests.networks import small_network
 
 SEED = 7
 
@@ -25,57 +25,6 @@ def decode_all(words) -> list[isa.Instruction]:
         found.append(item)
         pc += isa.LENGTHS[item.opcode]
     return found
-
-
-def requantisation(rng, channels: int, mode) -> Requantisation:
-    pairs = [numerics.quantise_multiplier(float(f), mode) for f in rng.uniform(0.0005, 0.02, channels)]
-    multiplier, shift = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
-    return Requantisation(multiplier=multiplier, shift=shift, low=-128, high=127)
-
-
-def two_layers(config, rng, *, channels=3, size=6, middle=5, outputs=4) -> Graph:
-    """Convolution with padding, max pool, and a fully connected layer."""
-    graph = Graph(mode=config.requantise, inputs=["x"], outputs=["z"])
-    graph.tensors = {
-        "x": Tensor("x", (channels, size, size), 0.1, 3),
-        "a": Tensor("a", (middle, size, size), 0.1, -7),
-        "p": Tensor("p", (middle, size // 2, size // 2), 0.1, -7),
-        "z": Tensor("z", (outputs, 1, 1), 0.1, 5),
-    }
-
-    def weight(*shape):
-        return rng.integers(-128, 128, shape).astype(np.int8)
-
-    identity = np.array([numerics.identity_multiplier(config.requantise)] * middle, dtype=np.int64)
-    graph.operators = [
-        Convolution(
-            name="conv",
-            input="x",
-            output="a",
-            window=Window((3, 3), padding=(1, 1, 1, 1)),
-            weight=weight(middle, channels, 3, 3),
-            bias=rng.integers(-1000, 1000, middle),
-            requantisation=requantisation(rng, middle, config.requantise),
-        ),
-        Pool(
-            name="pool",
-            input="a",
-            output="p",
-            window=Window((2, 2), stride=(2, 2)),
-            operation=Pooling.MAX,
-            requantisation=Requantisation(multiplier=identity[:, 0], shift=identity[:, 1], low=-128, high=127),
-        ),
-        Convolution(
-            name="fc",
-            input="p",
-            output="z",
-            window=Window((size // 2, size // 2)),
-            weight=weight(outputs, middle, size // 2, size // 2),
-            bias=rng.integers(-1000, 1000, outputs),
-            requantisation=requantisation(rng, outputs, config.requantise),
-        ),
-    ]
-    return graph
 
 
 @pytest.mark.parametrize(
@@ -92,7 +41,7 @@ def two_layers(config, rng, *, channels=3, size=6, middle=5, outputs=4) -> Graph
 def test_core_equals_executor(changes):
     config = load_config("tiny").replace(**changes)
     rng = np.random.default_rng(SEED)
-    program = map_graph(two_layers(config, rng), config)
+    program = map_graph(small_network(config, rng), config)
     (segment,) = program.segments
     machine = Machine(config, check_hazards=True)
     used = 256 if config.rows > 2 else 512

@@ -67,7 +67,7 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
 
     async def count(ctx):
         nonlocal damaged
-        async for _, reset, strobe in ctx.tick().sample(dut.damaged):
+        async for _, _reset, strobe in ctx.tick().sample(dut.damaged):
             damaged += strobe
 
     async def collect(ctx):

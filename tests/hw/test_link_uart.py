@@ -98,7 +98,7 @@ def test_short_pulse_is_noise():
 
 @pytest.mark.parametrize(("clock_hz", "baud"), RATES)
 def test_transmitter_bit_timing(clock_hz, baud):
-    """Bytes follow each other without a gap; every bit, sampled in its middle by an ideal receiver, is right."""
+    """Bytes follow each other without a gap; every bit, sampled in its middle, is right."""
     data = random.Random(baud).randbytes(12)
     dut, line = UartTransmitter(clock_hz=clock_hz, baud=baud), []
 
@@ -159,7 +159,7 @@ def test_loopback(clock_hz, baud):
 
 
 def test_bytes_that_find_the_buffer_full_are_lost():
-    """Nothing is taken while 30 bytes come in: the first 17 (the buffer and its output register) survive in order."""
+    """Nothing is taken while 30 bytes come in: the first 17 (buffer and output register) survive."""
     data, received = bytes(range(1, 31)), bytearray()
     dut = Uart(config=config(24_000_000, 3_000_000, fifo=16))
 

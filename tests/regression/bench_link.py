@@ -43,7 +43,7 @@ def random_blocks(config: AcceleratorConfig) -> list[tuple[int, int, bytes]]:
     """Bank, first word and contents: one block for every bank, none overlapping another."""
     blocks = []
     for bank in range(config.rows):
-        length = random.randrange(1, min(300, config.activation_depth))
+        length = random.randrange(1, min(120, config.activation_depth))
         word = random.randrange(config.activation_depth - length + 1)
         blocks.append((bank, word, random.randbytes(length)))
     return blocks
@@ -95,7 +95,7 @@ async def bad_wire_loses_nothing(dut):
         wire = FaultyTransport(transport, random.getrandbits(32), faults)
         link = Link(wire, fifo_bytes=config.link_fifo_depth, tries=12, seed=random.getrandbits(32))
         assert link.open() == packet.identity(config)
-        while sum(wire.faults.values()) < 12:
+        while sum(wire.faults.values()) < 8:
             write_and_read_back(link, config)
         assert link.statistics.retransmissions > 0
 

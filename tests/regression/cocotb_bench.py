@@ -67,7 +67,8 @@ def build_bench(verilog: str) -> Path:
         with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
             source, log = Path(scratch, f"{TOP}.v"), Path(scratch, "log")
             source.write_text(verilog, encoding="utf-8")
-            settings = tool.settings(Path(scratch), optimise="-O1")
+            # Python takes most of the time of a run: compile fast rather than well.
+            settings = tool.settings(Path(scratch), optimise="-O0")
             arguments = [*settings.make_arguments, *tool.link_runtime(Path(scratch), vpi=True)]
             # The runner calls make itself; a space within a variable needs a backslash there.
             makeflags = " ".join(argument.replace(" ", "\\ ") for argument in arguments)

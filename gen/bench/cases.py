@@ -1,0 +1,154 @@
+"""The standard cases, by name: a new one is a function that builds it and one entry in `CASES`."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.hw import numerics
+from popshift.hw.errors import InputError
+from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
+
+IMAGES = 2
+"""Of a layer on its own: the second one finds what the first has left in the memories."""
+_INPUT_ZERO_POINT, _OUTPUT_ZERO_POINT = -7, 11
+_OUTPUT_SPREAD = 40.0
+"""Standard deviation that the outputs of a random layer have, in steps of int8."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """A network and what to feed it.
+
+    Attributes
+    ----------
+    graph: the network.
+    images: (N, channels, height, width), int8 or floating point.
+    labels: int (N,) if it classifies, else None.
+    rtl_images: how many of the images, from the first on, the slow levels run.
+    """
+
+    graph: Graph
+    images: NDArray[np.generic]
+    labels: NDArray[np.integer] | None = None
+    rtl_images: int = IMAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case of the bench; ``build(mode, seed)`` draws its numbers with the seed."""
+
+    summary: str
+    build: Callable[[Requantise, int], Workload]
+
+
+def convolution(
+    shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0
+) -> Callable[[Requantise, int], Workload]:
+    """One convolution of `kernel` x `kernel` over (channels, height, width) with random int8 weights."""
+    window = Window((kernel, kernel), padding=(padding,) * 4)
+
+    def build(mode: Requantise, seed: int) -> Workload:
+        rng = np.random.default_rng(seed)
+        weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (channels, shape[0], kernel, kernel)).astype(np.int8)
+        # Standard deviation of a sum of products of two numbers that are evenly spread over int8.
+        spread = np.sqrt(weight[0].size) * (255 / np.sqrt(12)) ** 2
+        layer = Convolution(
+            name="convolution",
+            input="x",
+            output="y",
+            window=window,
+            weight=weight,
+            bias=rng.integers(-10_000, 10_000, channels),
+            requantisation=_factors(rng.uniform(0.5, 1.5, channels) * _OUTPUT_SPREAD / spread, mode),
+        )
+        return _single_layer(rng, mode, shape, layer, channels, _OUTPUT_ZERO_POINT)
+
+    return build
+
+
+def fully_connected(inputs: int, outputs: int) -> Callable[[Requantise, int], Workload]:
+    """One fully connected layer with random int8 weights."""
+    return convolution((inputs, 1, 1), outputs)
+
+
+def max_pool(shape: tuple[int, int, int], kernel: int) -> Callable[[Requantise, int], Workload]:
+    """One max pool of `kernel` x `kernel`, as far apart as it is large, over (channels, height, width)."""
+
+    def build(mode: Requantise, seed: int) -> Workload:
+        layer = Pool(
+            name="max pool",
+            input="x",
+            output="y",
+            window=Window((kernel, kernel), stride=(kernel, kernel)),
+            operation=Pooling.MAX,
+            requantisation=_factors(np.ones(shape[0]), mode),
+        )
+        return _single_layer(np.random.default_rng(seed), mode, shape, layer, shape[0], _INPUT_ZERO_POINT)
+
+    return build
+
+
+def _factors(real: NDArray[np.float64], mode: Requantise) -> Requantisation:
+    pairs = [numerics.quantise_multiplier(float(value), mode) for value in real]
+    multiplier, shift = (np.array(values, np.int64) for values in zip(*pairs, strict=True))
+    return Requantisation(multiplier=multiplier, shift=shift, low=ACTIVATION_MIN, high=ACTIVATION_MAX)
+
+
+def _single_layer(
+    rng: np.random.Generator,
+    mode: Requantise,
+    shape: tuple[int, int, int],
+    layer: Operator,
+    channels: int,
+    zero_point: int,
+) -> Workload:
+    tensors = {
+        "x": Tensor("x", shape, 1.0, _INPUT_ZERO_POINT),
+        "y": Tensor("y", (channels, *layer.window.output_size(*shape[1:])), 1.0, zero_point),
+    }
+    graph = Graph(mode=mode, inputs=["x"], outputs=["y"], tensors=tensors, operators=[layer])
+    images = rng.integers(ACTIVATION_MIN, ACTIVATION_MAX + 1, (IMAGES, *shape)).astype(np.int8)
+    return Workload(graph, images)
+
+
+def digits(mode: Requantise, seed: int) -> Workload:
+    """The demo's network, trained in seconds, and its test images."""
+    from popshift.gen.compress.int8 import quantise
+    from popshift.gen.frontend.torch_export import from_module
+    from popshift.gen.train import digits as data
+
+    images = data.load()
+    network = data.trained(images, seed)
+    graph = quantise(from_module(network, images.test_images[:1]), images.train_images, mode)
+    return Workload(graph, images.test_images.numpy(), images.test_labels.numpy(), rtl_images=10)
+
+
+CASES = {
+    "conv64": Case("3x3, 64 to 64 channels, 16x16", convolution((64, 16, 16), 64, kernel=3, padding=1)),
+    "conv16": Case("3x3, 16 to 16 channels, 16x16", convolution((16, 16, 16), 16, kernel=3, padding=1)),
+    "conv3": Case("3x3, 3 to 16 channels, 32x32", convolution((3, 32, 32), 16, kernel=3, padding=1)),
+    "pw64": Case("1x1, 64 to 64 channels, 16x16", convolution((64, 16, 16), 64)),
+    "fc64": Case("fully connected, 64 to 64", fully_connected(64, 64)),
+    "fc640": Case("fully connected, 640 to 128", fully_connected(640, 128)),
+    "pool16": Case("max pool 2x2, 16 channels, 16x16", max_pool((16, 16, 16), 2)),
+    "digits": Case("the demo's network on handwritten digits, 8x8", digits),
+}
+
+
+def choose(names: Sequence[str]) -> dict[str, Case]:
+    """The cases of these names; all if there is none.
+
+    Raises
+    ------
+    InputError: there is no such case.
+    """
+    for name in names:
+        if name not in CASES:
+            near = difflib.get_close_matches(name, CASES, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"no bench case named {name!r}", remedy=f"{hint}cases: {', '.join(CASES)}")
+    return {name: CASES[name] for name in names or CASES}

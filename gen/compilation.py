@@ -1,0 +1,200 @@
+"""From a network to a program: front end, quantisation and mapping in one call."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import ArrayLike
+
+from popshift.firmware_py.program import Program
+from popshift.gen import graph_file
+from popshift.gen.compress import int8
+from popshift.gen.compress.ranges import QuantisationOptions
+from popshift.gen.compress.report import QuantisationReport, compare
+from popshift.gen.frontend import LoadedModel, load_model, torch_export
+from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.gen.graph import Graph
+from popshift.gen.mapping import map_graph
+from popshift.hw.config import AcceleratorConfig, load_config
+from popshift.hw.errors import InputError, ProgramError
+
+if TYPE_CHECKING:
+    from popshift.gen.execution import Execution
+
+GRAPH = "graph"
+"""Name of the attachment that holds the integer graph (`popshift.gen.graph_file`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compiled:
+    """A network that has become a program.
+
+    Attributes
+    ----------
+    program: what the accelerator runs; it carries `graph` as an attachment.
+    graph: the integer network, which the golden model runs.
+    float_graph: the network before quantisation, as the front end took it; None if there was none.
+    calibration: the inputs that it was quantised with.
+    notes: what the user should know about the import (an operator left to the host).
+    """
+
+    program: Program
+    graph: Graph
+    float_graph: FloatGraph | None = None
+    calibration: Any = None
+    notes: tuple[str, ...] = ()
+
+    def run(self, inputs: Any, level: str = "rtl", **options: Any) -> "Execution":
+        """Execute it; see `popshift.gen.execution.execute`."""
+        from popshift.gen.execution import execute
+
+        return execute(self.program, inputs, level, graph=self.graph, **options)
+
+    def quantisation_report(self) -> QuantisationReport | None:
+        """Range and signal to noise ratio of every tensor on the calibration data; None without a float
+        network."""
+        if self.float_graph is None:
+            return None
+        return compare(self.float_graph, self.graph, self.calibration)
+
+
+def compile_module(
+    module: torch.nn.Module,
+    calibration: torch.Tensor | ArrayLike,
+    config: AcceleratorConfig | str | Path,
+    *,
+    example: Any = None,
+    name: str = "network",
+    options: QuantisationOptions | None = None,
+) -> Compiled:
+    """Quantise a PyTorch network to int8 and map it onto an accelerator.
+
+    Parameters
+    ----------
+    module: with one input; it stays as it is.
+    calibration: typical inputs, batch first, as the module takes them: (N, channels, height, width) or (N,
+        features); some hundred samples.
+    config: a configuration, its shipped name or its file.
+    example: an input to trace the module with; by default the first calibration sample.
+    name: of the network, in messages and reports.
+    options: how activation ranges are chosen.
+
+    Raises
+    ------
+    ConfigError: no such configuration.
+    InputError: calibration data of the wrong shape, empty, or with NaN.
+    ModelError: an operator is not supported, or the network does not fit; names the layer and the remedy.
+    """
+    config = _config(config)
+    samples = _samples(calibration)
+    float_graph = torch_export.from_module(module, samples[:1].float() if example is None else example)
+    return _compile_float(float_graph, samples, config, name, options)
+
+
+def compile_model(
+    spec: str,
+    config: AcceleratorConfig | str | Path,
+    calibration: torch.Tensor | ArrayLike | None = None,
+    *,
+    name: str | None = None,
+    options: QuantisationOptions | None = None,
+) -> Compiled:
+    """Compile a model file, or what ``module:function`` returns; see `popshift.gen.frontend.load_model`.
+
+    Parameters
+    ----------
+    calibration: as in `compile_module`; by default what the function returned.
+    name: of the network, by default the file's or the function's.
+
+    Raises
+    ------
+    As `compile_module`; InputError also if there is no calibration data.
+    """
+    config = _config(config)
+    loaded = load_model(spec)
+    samples = calibration_of(loaded, spec, calibration)
+    return _compile_float(loaded.graph, samples, config, name or model_name(spec), options)
+
+
+def compile_graph(graph: Graph, config: AcceleratorConfig | str | Path, name: str = "network") -> Compiled:
+    """Map an integer network onto an accelerator.
+
+    Raises
+    ------
+    ModelError: it was quantised for another requantisation mode, or does not fit.
+    """
+    program = map_graph(graph, _config(config), name=name)
+    program = dataclasses.replace(program, attachments={GRAPH: graph_file.to_bytes(graph)})
+    return Compiled(program=program, graph=graph)
+
+
+def attached_graph(program: Program) -> Graph:
+    """The integer network that a program was compiled from.
+
+    Raises
+    ------
+    ProgramError: the program carries none, or it is damaged.
+    """
+    if GRAPH not in program.attachments:
+        raise ProgramError(
+            "it does not carry the network it was compiled from",
+            where=f"program {program.name}",
+            remedy="compile the model again with popshift compile",
+        )
+    return graph_file.from_bytes(program.attachments[GRAPH], where=f"program {program.name}")
+
+
+def calibration_of(loaded: LoadedModel, spec: str, given: torch.Tensor | ArrayLike | None) -> torch.Tensor:
+    """The calibration data to use: what was given, else what came with the model.
+
+    Raises
+    ------
+    InputError: there is none.
+    """
+    samples = loaded.calibration if given is None else given
+    if samples is None:
+        raise InputError(
+            "no calibration data, which decides the ranges of the int8 activations",
+            where=spec,
+            remedy="give typical inputs: --calibration x.npy, or return them as the function's third value",
+        )
+    return _samples(samples)
+
+
+def model_name(spec: str) -> str:
+    """``net`` for ``dir/net.pt2`` and for ``package.module:net``."""
+    _, colon, function = spec.rpartition(":")
+    return function if colon and function.isidentifier() else Path(spec).stem
+
+
+def _compile_float(
+    float_graph: FloatGraph,
+    samples: torch.Tensor,
+    config: AcceleratorConfig,
+    name: str,
+    options: QuantisationOptions | None,
+) -> Compiled:
+    graph = int8.quantise(float_graph, samples, config.requantise, options)
+    compiled = compile_graph(graph, config, name)
+    return dataclasses.replace(
+        compiled, float_graph=float_graph, calibration=samples, notes=tuple(float_graph.notes)
+    )
+
+
+def _config(config: AcceleratorConfig | str | Path) -> AcceleratorConfig:
+    return config if isinstance(config, AcceleratorConfig) else load_config(config)
+
+
+def _samples(values: Any) -> torch.Tensor:
+    """Calibration data as a tensor; what it holds is checked where it is used."""
+    try:
+        samples = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"not an array of numbers ({error})", where="calibration data") from error
+    if samples.ndim == 0 or len(samples) == 0:
+        raise InputError(
+            "there is no sample", where="calibration data", remedy="give an array with the batch first"
+        )
+    return samples

@@ -1,0 +1,106 @@
+"""The integer graph as bytes: safetensors, its structure as JSON in the metadata, no pickle.
+
+`popshift compile` attaches it to the program file, so that the golden model can be run beside the program.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.hw.errors import ProgramError
+from popshift.hw.numerics import Requantise
+
+FORMAT = 1
+_ENTRY = "popshift-graph"
+
+
+def to_bytes(graph: Graph) -> bytes:
+    """The file of a graph; the same graph gives the same bytes."""
+    arrays: dict[str, NDArray[Any]] = {}
+    operators = []
+    for index, operator in enumerate(graph.operators):
+        values = {
+            "multiplier": operator.requantisation.multiplier,
+            "shift": operator.requantisation.shift,
+        }
+        if isinstance(operator, Convolution):
+            values |= {"weight": operator.weight, "bias": operator.bias}
+        arrays |= {f"{index}.{name}": np.ascontiguousarray(array) for name, array in values.items()}
+        operators.append(_description(operator))
+    manifest = {
+        "format": FORMAT,
+        "mode": str(graph.mode),
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "tensors": [[t.name, list(t.shape), t.scale, t.zero_point] for t in graph.tensors.values()],
+        "operators": operators,
+    }
+    return safetensors.save(arrays, {_ENTRY: json.dumps(manifest, sort_keys=True, allow_nan=False)})
+
+
+def from_bytes(data: bytes, *, where: str = "graph") -> Graph:
+    """The inverse of `to_bytes`.
+
+    Raises
+    ------
+    ProgramError: damaged, of another format version, or not a graph.
+    """
+    remedy = "compile the model again with this popshift"
+    try:
+        header_bytes = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_bytes])
+        manifest = json.loads(header["__metadata__"][_ENTRY])
+        if manifest["format"] != FORMAT:
+            what = f"the graph has format version {manifest['format']}, this popshift reads version {FORMAT}"
+            raise ProgramError(what, where=where, remedy=remedy)
+        arrays = safetensors.load(data)
+        tensors = [
+            Tensor(name, (shape[0], shape[1], shape[2]), scale, zero_point)
+            for name, shape, scale, zero_point in manifest["tensors"]
+        ]
+        operators = [_operator(values, arrays, index) for index, values in enumerate(manifest["operators"])]
+        return Graph(
+            mode=Requantise(manifest["mode"]),
+            inputs=manifest["inputs"],
+            outputs=manifest["outputs"],
+            tensors={tensor.name: tensor for tensor in tensors},
+            operators=operators,
+        )
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise ProgramError(f"the graph cannot be read ({error})", where=where, remedy=remedy) from error
+
+
+def _description(operator: Operator) -> dict[str, Any]:
+    window = operator.window
+    return {
+        "name": operator.name,
+        "input": operator.input,
+        "output": operator.output,
+        "window": [list(pair) for pair in (window.kernel, window.stride, window.padding, window.dilation)],
+        "low": operator.requantisation.low,
+        "high": operator.requantisation.high,
+        "pooling": None if isinstance(operator, Convolution) else str(operator.operation),
+    }
+
+
+def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: int) -> Operator:
+    common: dict[str, Any] = {
+        "name": values["name"],
+        "input": values["input"],
+        "output": values["output"],
+        "window": Window(*(tuple(numbers) for numbers in values["window"])),
+        "requantisation": Requantisation(
+            multiplier=arrays[f"{index}.multiplier"],
+            shift=arrays[f"{index}.shift"],
+            low=values["low"],
+            high=values["high"],
+        ),
+    }
+    if values["pooling"] is None:
+        return Convolution(**common, weight=arrays[f"{index}.weight"], bias=arrays[f"{index}.bias"])
+    return Pool(**common, operation=Pooling(values["pooling"]))

@@ -1,0 +1,1 @@
+"""Training of the networks that the demo and the benchmarks use."""

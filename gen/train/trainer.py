@@ -1,0 +1,107 @@
+"""A small supervised trainer: Adam, cosine learning rate, the same weights for the same seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from popshift.firmware_py.progress import TransferBar
+from popshift.hw.errors import InputError
+
+Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""Takes a batch (N, channels, height, width) and the generator to draw from; returns the changed batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs: passes over the training data.
+    batch: images per step.
+    learning_rate: of the first step; it falls to zero along half a cosine.
+    weight_decay: decoupled from the gradient (AdamW).
+    seed: of the order of the images and of the augmentation.
+    """
+
+    epochs: int
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+
+def train(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    options: TrainingOptions,
+    *,
+    augment: Augmentation | None = None,
+) -> list[float]:
+    """Train `network` in place to classify; it is in eval mode afterwards.
+
+    Nothing is drawn from torch's global generator, so the result depends on the network's weights, the data
+    and the options alone (for one build of torch and one number of threads).
+
+    Parameters
+    ----------
+    images: float32 (N, channels, height, width).
+    labels: int64 (N,).
+    augment: changes every batch.
+
+    Returns
+    -------
+    Mean loss of every epoch.
+
+    Raises
+    ------
+    InputError: there are not as many labels as images, or none.
+    """
+    if len(images) != len(labels) or not len(images):
+        raise InputError(
+            f"{len(images)} images and {len(labels)} labels given",
+            where="training",
+            remedy="give one label per image",
+        )
+    generator = torch.Generator().manual_seed(options.seed)
+    steps = options.epochs * -(-len(images) // options.batch)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    losses = []
+    network.train()
+    with TransferBar("training (epochs)", options.epochs) as bar:
+        for epoch in range(options.epochs):
+            total = 0.0
+            for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
+                batch = images[chosen] if augment is None else augment(images[chosen], generator)
+                loss = functional.cross_entropy(network(batch), labels[chosen])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item() * len(chosen)
+            losses.append(total / len(images))
+            bar.update(epoch + 1)
+    network.eval()
+    return losses
+
+
+def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of `images` that `network` puts into the right class, 0 .. 1."""
+    with torch.inference_mode():
+        return float((network(images).argmax(1) == labels).float().mean())
+
+
+def shift_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Every image moved by -1, 0 or 1 pixel in each direction; zeros come in. An `Augmentation`."""
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (1, 1, 1, 1))
+    down, right = torch.randint(0, 3, (2, count, 1, 1, 1), generator=generator)
+    rows = down + torch.arange(height)[:, None]
+    columns = right + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]

@@ -1,0 +1,122 @@
+"""Random instruction streams on the Verilated machine: it always stops with a status, and works again after a reset."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+
+from popshift.firmware_py.session import Accelerator
+from popshift.gen.mapping import map_graph
+from popshift.hw import isa, packet
+from popshift.hw.config import load_config
+from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Status
+from popshift.hw.packet import Space, Type
+from popshift.sim.board import open_board
+from popshift.sim.run import run_program
+from tests.networks import small_network
+
+SEED = 11
+CYCLE_LIMIT = 60_000
+
+
+@pytest.fixture(scope="module")
+def board():
+    with open_board(load_config("tiny")) as opened:
+        yield opened
+
+
+def random_bytes(rng: random.Random, words: int) -> list[int]:
+    return [rng.getrandbits(32) for _ in range(words)]
+
+
+def random_instructions(rng: random.Random, words: int) -> list[int]:
+    """Known opcodes with random fields, mostly small ones, so that the machine gets some way."""
+    found: list[int] = []
+    while len(found) < words:
+        opcode = rng.choice((Opcode.MATRIX, Opcode.POST, Opcode.POST, Opcode.CHANNEL, Opcode.MARK, Opcode.END))
+        instruction = [rng.getrandbits(32) for _ in range(LENGTHS[opcode])]
+        if rng.random() < 0.8:
+            for place in PLACEMENTS[opcode].values():
+                mask = (1 << place.field.bits) - 1
+                small = rng.getrandbits(rng.choice((0, 1, 2, 4))) & mask
+                instruction[place.word] = instruction[place.word] & ~(mask << place.shift) | small << place.shift
+        instruction[0] = instruction[0] & ~((1 << isa.OPCODE_BITS) - 1) | opcode
+        found += instruction
+    return found[:words]
+
+
+def run_until_stopped(device: Accelerator, words: list[int]) -> packet.State:
+    link = device.link
+    data = b"".join(word.to_bytes(4, "little") for word in words)
+    for start in range(0, len(data), packet.MAX_PAYLOAD):
+        address = packet.write_address(Space.PROGRAM, start // 4)
+        link.request(Type.WRITE, address, data[start : start + packet.MAX_PAYLOAD])
+    link.request(Type.RUN, 0, packet.RUN.pack(0, 0, CYCLE_LIMIT))
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        state = device.state()
+        if state.status != Status.RUNNING:
+            return state
+    raise AssertionError(f"still running after {CYCLE_LIMIT} cycles were allowed: {device.state()}")
+
+
+def test_random_programs_never_hang(board):
+    config = load_config("tiny")
+    rng = random.Random(SEED)
+    print(f"seed {SEED}")
+    device = Accelerator(board)
+    device.identify()
+    program = map_graph(small_network(config, np.random.default_rng(SEED)), config)
+    images = np.random.default_rng(SEED).integers(-128, 128, (2, 3, 6, 6)).astype(np.int8)
+    expected = run_program(program, images)
+    seen: set[Status] = set()
+    for trial in range(120):
+        make = random_bytes if trial % 3 == 0 else random_instructions
+        state = run_until_stopped(device, make(rng, config.program_depth))
+        assert state.cycles <= CYCLE_LIMIT + 4, state
+        seen.add(Status(state.status))
+        if trial % 20 == 19:  # whatever happened before: after a reset a good program gives the right result
+            device.reset()
+            device.load(program)
+            np.testing.assert_array_equal(device.run(images)["z"], expected["z"])
+        device.reset()
+        assert device.state().status == Status.IDLE
+    errors = {status for status in seen if status.is_error}
+    assert len(errors) >= 5, f"the programs reached only {sorted(seen)}"
+
+
+@pytest.mark.parametrize(
+    ("items", "status"),
+    [
+        ([], Status.ILLEGAL_INSTRUCTION),
+        ([isa.instruction(Opcode.END)], Status.DONE),
+        (
+            [
+                isa.instruction(
+                    Opcode.MATRIX,
+                    kind=0,
+                    x_count=1,
+                    y_count=1,
+                    k_tiles=1,
+                    n_tiles=1,
+                    weight_base=0,
+                    base=0,
+                    x_step=0,
+                    y_step=0,
+                ),
+                isa.instruction(Opcode.END),
+            ],
+            Status.NO_PROGRESS,
+        ),
+    ],
+    ids=["empty program", "only the end", "nobody drains"],
+)
+def test_status(board, items, status):
+    device = Accelerator(board)
+    device.identify()
+    device.reset()
+    device.link.request(Type.WRITE, packet.write_address(Space.WEIGHT, 0), bytes(6 * 4))
+    state = run_until_stopped(device, [*isa.encode_all(items), *[0] * 8])
+    assert state.status == status
+    device.reset()
