@@ -100,6 +100,7 @@ def compile_model(
     *,
     name: str | None = None,
     options: QuantisationOptions | None = None,
+    loaded: LoadedModel | None = None,
 ) -> Compiled:
     """Compile a model file, or what ``module:function`` returns; see `popshift.gen.frontend.load_model`.
 
@@ -107,13 +108,14 @@ def compile_model(
     ----------
     calibration: as in `compile_module`; by default what the function returned.
     name: of the network, by default the file's or the function's.
+    loaded: what `load_model` made of `spec`, if that has been done.
 
     Raises
     ------
     As `compile_module`; InputError also if there is no calibration data.
     """
     config = _config(config)
-    loaded = load_model(spec)
+    loaded = loaded or load_model(spec)
     samples = calibration_of(loaded, spec, calibration)
     return _compile_float(loaded.graph, samples, config, name or model_name(spec), options)
 

@@ -68,9 +68,9 @@ class Breakdown:
         if cause == "weights":
             return (
                 f"loading weights: {load_cycles(config)} cycles a tile, "
-                f"the shortest pass has {self.shortest_pass}"
+                f"the shortest pass lasts {self.shortest_pass}"
             )
-        return f"post unit and pipeline filling: {config.post_lanes} results a cycle"
+        return "post unit and pipeline filling"
 
 
 def load_cycles(config: AcceleratorConfig) -> int:

@@ -66,6 +66,6 @@ def network(seed: int) -> nn.Sequential:
 def trained(digits: Digits, seed: int) -> nn.Sequential:
     """A network trained on the training images; `seed` decides everything that is drawn."""
     model = network(seed)
-    options = TrainingOptions(epochs=20, seed=seed)
+    options = TrainingOptions(epochs=12, seed=seed)
     train(model, digits.train_images, digits.train_labels, options, augment=shift_pixels)
     return model

@@ -11,6 +11,7 @@ module popshift_ram #(
     input [ADDRESS_BITS-1:0] write_address,
     input [WIDTH-1:0] write_data
 );
+    (* no_rw_check *)  // a word read while it is written may be either value
     reg [WIDTH-1:0] array [0:DEPTH-1];
     reg [WIDTH-1:0] fetched;
     always @(posedge clk) begin

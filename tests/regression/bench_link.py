@@ -3,6 +3,7 @@
 import random
 
 import cocotb
+from cocotb.triggers import ClockCycles
 from cocotb_bench import bench_parameters
 from host_thread import BenchTransport, run_host
 from stream_drivers import (
@@ -100,5 +101,5 @@ async def bad_wire_loses_nothing(dut):
         assert link.statistics.retransmissions > 0
 
     await run_host(host, transport)
-    await cocotb.triggers.Timer(1, "us")
-    assert dut.accelerator__busy.value == 0
+    while dut.accelerator__busy.value == 1:  # a doubled frame may still be answered
+        await ClockCycles(dut.clk, 50)

@@ -10,7 +10,7 @@ from popshift.firmware_py.session import Accelerator
 from popshift.gen.mapping import map_graph
 from popshift.hw import isa, packet
 from popshift.hw.config import load_config
-from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Status
+from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Source, Status
 from popshift.hw.packet import Space, Type
 from popshift.sim.board import open_board
 from popshift.sim.run import run_program
@@ -30,19 +30,44 @@ def random_bytes(rng: random.Random, words: int) -> list[int]:
     return [rng.getrandbits(32) for _ in range(words)]
 
 
+def random_fields(rng: random.Random, opcode: Opcode) -> dict[str, int]:
+    """Legal fields, mostly small, addresses anywhere."""
+    found = {}
+    for name, place in PLACEMENTS[opcode].items():
+        bits = place.field.bits
+        if name.endswith("base"):
+            found[name] = rng.getrandbits(rng.choice((4, 8, 10, bits)))
+        elif name in ("zero_point", "low", "high"):
+            found[name] = rng.randrange(-128, 128)
+        else:
+            found[name] = place.field.low + rng.getrandbits(min(bits, rng.choice((0, 1, 2, 4, 10))))
+    return found
+
+
 def random_instructions(rng: random.Random, words: int) -> list[int]:
-    """Known opcodes with random fields, mostly small ones, so that the machine gets some way."""
+    """What a broken compiler might write: pairs that belong together, with addresses and counts that do not."""
     found: list[int] = []
     while len(found) < words:
-        opcode = rng.choice((Opcode.MATRIX, Opcode.POST, Opcode.POST, Opcode.CHANNEL, Opcode.MARK, Opcode.END))
-        instruction = [rng.getrandbits(32) for _ in range(LENGTHS[opcode])]
-        if rng.random() < 0.8:
-            for place in PLACEMENTS[opcode].values():
-                mask = (1 << place.field.bits) - 1
-                small = rng.getrandbits(rng.choice((0, 1, 2, 4))) & mask
-                instruction[place.word] = instruction[place.word] & ~(mask << place.shift) | small << place.shift
-        instruction[0] = instruction[0] & ~((1 << isa.OPCODE_BITS) - 1) | opcode
-        found += instruction
+        kind = rng.choice(("matrix", "channel", "fill", "any", "end"))
+        if kind == "any":
+            opcode = rng.choice(list(LENGTHS))
+            found += [opcode | rng.getrandbits(28) << isa.OPCODE_BITS, *random_bytes(rng, LENGTHS[opcode] - 1)]
+            continue
+        if kind == "end":
+            found += isa.encode(isa.instruction(Opcode.END))
+            continue
+        post = random_fields(rng, Opcode.POST) | {"source": Source[kind.upper()], "period": rng.choice((1, 2))}
+        if kind != "fill":
+            opcode = Opcode[kind.upper()]
+            front = random_fields(rng, opcode) | {"x_count": post["x_count"], "y_count": post["y_count"]}
+            if opcode is Opcode.MATRIX:
+                front |= {"kind": 0, "k_tiles": 1 + rng.getrandbits(rng.choice((1, 2, 10)))}
+                post["chunks"] = 2 * front["n_tiles"]
+            else:
+                front |= {"operation": rng.choice((0, 1)), "planes": post["chunks"], "period": post["period"]}
+                front["planes"] = post["chunks"] = min(post["chunks"], 8)
+            found += isa.encode(isa.instruction(opcode, **front))
+        found += isa.encode(isa.instruction(Opcode.POST, **post))
     return found[:words]
 
 

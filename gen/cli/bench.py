@@ -1,0 +1,82 @@
+"""`popshift bench`: standard cases on a configuration, counted by the hardware."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from popshift.gen.cli.output import Json, print_json
+from popshift.hw.config import load_config
+from popshift.hw.errors import EXIT_FAILED, InputError, ModelError
+
+if TYPE_CHECKING:
+    from popshift.gen.bench.records import Record
+
+FAMILIES = ("ecp5", "ice40", "gowin")
+
+
+def bench(
+    cases: Annotated[
+        list[str] | None, typer.Argument(help="Cases to run, by default all.", metavar="[CASE]...")
+    ] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", help="Configuration; repeat it for several. [a16]")
+    ] = None,
+    level: Annotated[str, typer.Option(help="rtl: counted by the hardware; isa: results only.")] = "rtl",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and inputs.")] = 0,
+    area: Annotated[
+        bool,
+        typer.Option(
+            "--area",
+            help="Add what the configuration takes after synthesis, by unit. "
+            f"Name a family behind it: {', '.join(FAMILIES)}; by default {FAMILIES[0]}.",
+        ),
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Add the time to generate and to build, and simulated cycles/s.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run standard cases: cycles, utilisation, stalls and memory traffic; every integer is compared."""
+    named = cases or []
+    families = [name for name in named if area and name in FAMILIES] or list(FAMILIES[:1])
+    named = [name for name in named if not (area and name in FAMILIES)]
+    if level not in ("isa", "rtl"):
+        raise InputError(f"there is no level {level!r} to bench", remedy="choose isa or rtl")
+    configs = [load_config(name) for name in config or ["a16"]]
+
+    from popshift.gen.bench.cases import choose
+    from popshift.gen.bench.measure import run_cases
+    from popshift.gen.execution import Level
+
+    chosen = choose(named)
+    records: list[Record] = []
+    for entry in configs:
+        here = list(
+            run_cases(chosen, entry, level=Level(level), seed=seed, skip=None if named else _leave_out)
+        )
+        if area:
+            from popshift.gen.bench.area import area_of
+
+            areas = [area_of(entry, family) for family in families]
+            for record in here:
+                record.area = areas
+        if speed:
+            from popshift.gen.bench.speed import speed_of
+
+            measured = speed_of(entry, seed=seed)
+            for record in here:
+                record.speed = measured
+        records += here
+    if as_json:
+        print_json(records)
+    else:
+        from popshift.gen.bench.tables import show
+
+        show(records)
+    if any(record.mismatches for record in records):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _leave_out(case: str, reason: ModelError) -> None:
+    print(f"left out: {case} ({reason})", file=sys.stderr)

@@ -1,0 +1,139 @@
+"""What becomes of a network on an accelerator, layer by layer, or why nothing does."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from popshift.firmware_py.program import LayerRecord, Program
+from popshift.gen.compilation import compile_model
+from popshift.gen.frontend import check_model, load_model
+from popshift.gen.frontend.findings import Finding
+from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+
+_SAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The verdict on a network.
+
+    Attributes
+    ----------
+    network, config: names.
+    operators: the front end's verdict on every operator; empty for a program file.
+    problem: why the network as a whole cannot be mapped although every operator is known; empty if it can.
+    layers: the program's layers, in order; empty if there is no program.
+    segments: how often the accelerator's memories are loaded for an image (more than once: see the driver).
+    peak: MACs per cycle of the whole array.
+    notes: what the user should know.
+    """
+
+    network: str
+    config: str
+    operators: tuple[Finding, ...] = ()
+    problem: str = ""
+    layers: tuple[LayerRecord, ...] = ()
+    segments: int = 0
+    peak: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The operators that cannot run."""
+        return [finding for finding in self.operators if not finding.supported]
+
+    @property
+    def maps(self) -> bool:
+        """Whether the network runs on the accelerator."""
+        return not self.problem and not self.refused
+
+    @property
+    def cycles(self) -> int:
+        """Predicted, of one image."""
+        return sum(layer.predicted_cycles for layer in self.layers)
+
+    @property
+    def utilisation(self) -> float:
+        """Predicted MACs per cycle over the array's peak, 0 .. 1."""
+        macs = sum(layer.macs for layer in self.layers)
+        return macs / (self.cycles * self.peak) if self.cycles else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        derived = {"maps": self.maps, "cycles": self.cycles, "utilisation": self.utilisation}
+        return {**asdict(self), **derived}
+
+
+def explain_program(program: Program) -> Explanation:
+    """What a compiled program does."""
+    return Explanation(
+        network=program.name,
+        config=program.config.name,
+        layers=tuple(program.layers),
+        segments=len(program.segments),
+        peak=program.config.peak_macs_per_cycle,
+    )
+
+
+def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None) -> Explanation:
+    """The verdict on a model file or ``module:function``.
+
+    Parameters
+    ----------
+    calibration: as `popshift.gen.compilation.compile_model` takes it. How a network is mapped hardly depends on
+        it, so without any, random numbers take its place; a note says so.
+
+    Raises
+    ------
+    ModelError: it cannot be read at all.
+    InputError: calibration data of the wrong shape, or with NaN.
+    """
+    operators = tuple(check_model(spec))
+    if not all(finding.supported for finding in operators):
+        return Explanation(network=spec, config=config.name, operators=operators)
+    try:
+        loaded = load_model(spec)
+        notes: tuple[str, ...] = ()
+        if calibration is None and loaded.calibration is None:
+            calibration = _random_inputs(loaded.graph)
+            notes = ("no calibration data: random inputs took its place, the mapping hardly depends on it",)
+        compiled = compile_model(spec, config, calibration, loaded=loaded)
+    except ModelError as error:
+        return Explanation(network=spec, config=config.name, operators=operators, problem=str(error))
+    program = compiled.program
+    return Explanation(
+        network=program.name,
+        config=config.name,
+        operators=operators,
+        layers=tuple(program.layers),
+        segments=len(program.segments),
+        peak=config.peak_macs_per_cycle,
+        notes=(*compiled.notes, *notes),
+    )
+
+
+def mapping_text(layer: LayerRecord) -> str:
+    """The mapping of a layer on one line."""
+    mapping = layer.mapping
+    parts = []
+    if "input_period" in mapping:
+        parts.append(f"period {mapping['input_period']} x {mapping['input_copies']}")
+    if "row_tiles" in mapping:
+        tiles = f"K {mapping['row_tiles']}, N {mapping['column_tiles']}"
+        pixels = f"{mapping['pixel_tiles']} of {mapping['tile_height']} x {mapping['tile_width']}"
+        parts += [tiles, f"pixels {pixels}"]
+        parts.append(f"rows {100 * mapping['row_fill']:.0f} %, columns {100 * mapping['column_fill']:.0f} %")
+    elif "window" in mapping:
+        parts.append(f"window {mapping['window']}")
+    elif "words" in mapping:
+        parts.append(f"{mapping['words']} words")
+    return ", ".join(parts)
+
+
+def _random_inputs(graph: FloatGraph) -> torch.Tensor:
+    name = graph.inputs[0]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_SAMPLES, *graph.dims.get(name, graph.tensors[name].shape), generator=generator)
