@@ -83,8 +83,8 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
 
     Parameters
     ----------
-    calibration: as `popshift.gen.compilation.compile_model` takes it. How a network is mapped hardly depends on
-        it, so without any, random numbers take its place; a note says so.
+    calibration: as `popshift.gen.compilation.compile_model` takes it. How a network is mapped hardly depends
+        on it, so without any, random numbers take its place; a note says so.
 
     Raises
     ------

@@ -17,16 +17,15 @@ from popshift.hw.errors import ToolError
 
 CACHE_VARIABLE = "POPSHIFT_CACHE"
 _SILENT_SECONDS = 2.0
+_showing = threading.Lock()
 
 
 def cache_folder() -> Path:
     """Where builds are kept, and may be deleted: POPSHIFT_CACHE, or popshift in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "popshift"
-    )
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "popshift"
 
 
 def digest(*parts: str | bytes) -> str:
@@ -82,9 +81,12 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Shows "building …" and the time so far on the terminal's error stream, from two seconds on."""
+    """Shows "building …" and the time so far on the terminal's error stream, from two seconds on.
+
+    A build that another one needs is not shown: a terminal has room for one moving line.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not _showing.acquire(blocking=False):
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -99,3 +101,4 @@ def progress(what: str) -> Iterator[None]:
         timer.cancel()
         timer.join()
         status.stop()
+        _showing.release()

@@ -1,1 +1,1 @@
-"""Standard cases on a configuration: cycles, stalls and traffic as the hardware counts them, area and speed."""
+"""Standard cases on a configuration: cycles, stalls and traffic as the hardware counts them; area; speed."""

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,13 @@ def convolution(
     shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0
 ) -> Callable[[Requantise, int], Workload]:
     """One convolution of `kernel` x `kernel` over (channels, height, width) with random int8 weights."""
-    window = Window((kernel, kernel), padding=(padding,) * 4)
+    window = Window((kernel, kernel), padding=(padding, padding, padding, padding))
 
     def build(mode: Requantise, seed: int) -> Workload:
         rng = np.random.default_rng(seed)
-        weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (channels, shape[0], kernel, kernel)).astype(np.int8)
+        weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (channels, shape[0], kernel, kernel)).astype(
+            np.int8
+        )
         # Standard deviation of a sum of products of two numbers that are evenly spread over int8.
         spread = np.sqrt(weight[0].size) * (255 / np.sqrt(12)) ** 2
         layer = Convolution(
@@ -115,6 +118,7 @@ def _single_layer(
     return Workload(graph, images)
 
 
+@cache
 def digits(mode: Requantise, seed: int) -> Workload:
     """The demo's network, trained in seconds, and its test images."""
     from popshift.gen.compress.int8 import quantise

@@ -157,8 +157,7 @@ def _layers(program: Program, run: Execution | None) -> list[LayerRecord]:
     if run is not None and run.layer_counters is not None:
         found = [entry.counters for entry in run.layer_counters]
     return [
-        _layer(layer, counters, program.config)
-        for layer, counters in zip(program.layers, found, strict=True)
+        _layer(layer, counters, program.config) for layer, counters in zip(program.layers, found, strict=True)
     ]
 
 

@@ -13,13 +13,31 @@ from typing import Annotated, Any
 
 import typer
 
-from popshift.gen.cli import build, configs, doctor
+from popshift.gen.cli import (
+    bench,
+    build,
+    compile,
+    configs,
+    doctor,
+    explain,
+    generate,
+    run,
+    simulate,
+    test,
+)
 from popshift.hw.errors import EXIT_ENVIRONMENT, EXIT_FAILED, PopshiftError
 
 COMMANDS: list[tuple[str, Callable[..., None]]] = [
     ("doctor", doctor.doctor),
     ("configs", configs.configs),
+    ("generate", generate.generate),
+    ("compile", compile.compile_),
+    ("explain", explain.explain),
+    ("simulate", simulate.simulate),
     ("build", build.build),
+    ("run", run.run),
+    ("bench", bench.bench),
+    ("test", test.test),
 ]
 
 EXIT_INTERRUPTED = 130

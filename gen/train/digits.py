@@ -4,6 +4,7 @@ The data are 1797 images of 8 x 8 pixels with 17 grey levels, part of Alpaydin a
 Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,21 +47,22 @@ def network(seed: int) -> nn.Sequential:
     """An untrained network, (N, 1, 8, 8) to (N, 10); `seed` decides its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1, bias=False),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 32, 3, padding=1, bias=False),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32 * 2 * 2, CLASSES),
-        )
+        layers: dict[str, nn.Module] = {
+            "conv1": nn.Conv2d(1, 16, 3, padding=1, bias=False),
+            "norm1": nn.BatchNorm2d(16),
+            "relu1": nn.ReLU(),
+            "conv2": nn.Conv2d(16, 32, 3, padding=1, bias=False),
+            "norm2": nn.BatchNorm2d(32),
+            "relu2": nn.ReLU(),
+            "pool1": nn.MaxPool2d(2),
+            "conv3": nn.Conv2d(32, 32, 3, padding=1, bias=False),
+            "norm3": nn.BatchNorm2d(32),
+            "relu3": nn.ReLU(),
+            "pool2": nn.AvgPool2d(2),
+            "flatten": nn.Flatten(),
+            "classify": nn.Linear(32 * 2 * 2, CLASSES),
+        }
+        return nn.Sequential(OrderedDict(layers))
 
 
 def trained(digits: Digits, seed: int) -> nn.Sequential:

@@ -236,6 +236,7 @@ class CommandUnit(wiring.Component):
             m.d.sync += [
                 self._position.eq(self._receiver.length),
                 self._offset.eq(0),
+                self._in_mask.eq(0),
                 self._resend.eq(0),
                 self._refused.eq(0),
                 self._has_payload.eq(0),
@@ -277,7 +278,7 @@ class CommandUnit(wiring.Component):
             with m.If(self._next_position[-1]):
                 m.d.sync += position.eq(self._receiver.length)
                 m.next = "LAST"
-                with m.If(self._is_activation | (position != 0)):
+                with m.If(position != 0):
                     self._refuse(m)
             with m.Elif(self._is_activation):
                 m.d.sync += [
@@ -314,7 +315,6 @@ class CommandUnit(wiring.Component):
             inside = Array([self._address < depth for depth in depths])[self._space]
             # An offset of -1: no words at all.
             with m.If(offset[-1] | ~inside):
-                m.d.sync += self._in_mask.eq(0)
                 self._refuse(m)
             with m.Elif(self._is_read):
                 m.d.sync += [offset.eq(0), self._has_payload.eq(1)]

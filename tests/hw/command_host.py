@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from amaranth.hdl import Cat
 from amaranth.sim import Simulator
 from cobs import cobs
 
@@ -27,11 +28,11 @@ class Host:
         self.strobes: list[tuple] = []
         self.status, self.layer, self.pc, self.cycles = Status.IDLE, 0, 0, 0
         self.counters = [0] * len(Counter)
-        self._counters_set = list(self.counters)
+        self._machine: tuple[int, ...] = ()
         self.cycle = 0
         self._ctx: Any = None
         self._rng = random.Random(1)
-        self._address = [(0, 0)] * (READ_LATENCY + 1)
+        self._addresses = [(0, 0)] * READ_LATENCY
 
     def run(self, script: Callable) -> None:
         simulator = Simulator(self.dut)
@@ -51,42 +52,47 @@ class Host:
     async def _tick(self) -> tuple[bool, bool, int]:
         """One clock with memory and machine; returns (a byte was taken, one came, which)."""
         ctx, dut = self._ctx, self.dut
-        ctx.set(dut.status, self.status)
-        ctx.set(dut.layer, self.layer)
-        ctx.set(dut.pc, self.pc)
-        ctx.set(dut.cycles, self.cycles)
-        if self.counters != self._counters_set:
-            self._counters_set = list(self.counters)
-            for index, value in enumerate(self.counters):
-                ctx.set(dut.counters[index], value)
-        # The data of an address is there `READ_LATENCY` cycles later and then only.
-        self._address = [(ctx.get(dut.read_bank), ctx.get(dut.read_address)), *self._address[:-1]]
-        ctx.set(dut.read_data, self.activation(*self._address[READ_LATENCY]))
-        self._record()
-        taken = ctx.get(dut.rx.valid & dut.rx.ready)
-        came, byte = ctx.get(dut.tx.valid & dut.tx.ready), ctx.get(dut.tx.payload)
-        await ctx.tick()
+        machine = (self.status, self.layer, self.pc, self.cycles, *self.counters)
+        if machine != self._machine:
+            self._machine = machine
+            for signal, value in zip(
+                (dut.status, dut.layer, dut.pc, dut.cycles, *dut.counters), machine, strict=True
+            ):
+                ctx.set(signal, value)
+        # The data of an address is there `READ_LATENCY` cycles later, whatever the address has become.
+        ctx.set(dut.read_data, self.activation(*self._addresses.pop(0)))
+        sample = await ctx.tick().sample(
+            Cat(dut.rx.valid & dut.rx.ready, dut.tx.valid & dut.tx.ready, dut.tx.payload),
+            Cat(dut.activation_write_valid, dut.word_write_space, dut.start, dut.proceed, dut.reset_machine),
+            dut.read_bank,
+            dut.read_address,
+            Cat(dut.activation_write_mask, dut.activation_write_address, dut.activation_write_data),
+            Cat(dut.word_write_address, dut.word_write_data),
+            Cat(dut.start_pc, dut.pause, dut.cycle_limit),
+        )
+        link, strobes, bank, address, *values = sample[2:]
+        self._addresses.append((bank, address))
+        if strobes:
+            self._record(strobes, *values)
         self.cycle += 1
-        return bool(taken), bool(came), byte
+        return bool(link & 1), bool(link & 2), link >> 2
 
-    def _record(self) -> None:
-        ctx, dut = self._ctx, self.dut
-        if ctx.get(dut.activation_write_valid):
-            at = ctx.get(dut.activation_write_address), ctx.get(dut.activation_write_data)
-            self.writes.append(("activation", ctx.get(dut.activation_write_mask), *at))
-        space = ctx.get(dut.word_write_space)
+    def _record(self, strobes: int, activation: int, word: int, run: int) -> None:
+        rows = self.config.rows
+        if strobes & 1:
+            mask, at = activation & ((1 << rows) - 1), activation >> rows
+            self.writes.append(("activation", mask, at & 0xFFFF, at >> 16))
+        space = strobes >> 1 & 7
         if space:
-            assert space in (1, 2, 4)
+            assert space in (1, 2, 4), "two memories are written at once"
             number = Space(space.bit_length())
             size = word_bytes(self.config, number)
-            value = ctx.get(dut.word_write_data) & ((1 << 8 * size) - 1)
-            self.writes.append((number, ctx.get(dut.word_write_address), value))
-        if ctx.get(dut.start):
-            setting = ctx.get(dut.start_pc), ctx.get(dut.pause), ctx.get(dut.cycle_limit)
-            self.strobes.append(("start", *setting))
-        if ctx.get(dut.proceed):
+            self.writes.append((number, word & 0xFFFFFF, word >> 24 & ((1 << 8 * size) - 1)))
+        if strobes & 0x10:
+            self.strobes.append(("start", run & 0xFFFF, run >> 16 & 1, run >> 17))
+        if strobes & 0x20:
             self.strobes.append(("proceed",))
-        if ctx.get(dut.reset_machine):
+        if strobes & 0x40:
             self.strobes.append(("reset",))
 
     async def send(self, stream: bytes, answers: int = 1, *, spare: int = 40) -> list[Frame]:

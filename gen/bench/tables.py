@@ -1,0 +1,115 @@
+"""The bench's records as tables: columns and rows of text, for the terminal and for docs/results.md."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from popshift.gen.bench.records import Record
+
+
+class Table(NamedTuple):
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def case_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each case and configuration."""
+    columns = ["case", "config", "MACs", "cycles", "predicted", "worst layer error", "utilisation"]
+    columns += ["where the other cycles went", "weight bytes", "activation bytes", "mismatches", "accuracy"]
+    rows = [
+        [
+            record["case"],
+            record["config"],
+            f"{record['macs']:,}",
+            _number(record["cycles"]),
+            f"{record['predicted_cycles']:,}",
+            _share(record["worst_layer_error"], 2),
+            _share(record["utilisation"], 1),
+            _stalls(record),
+            _number(record["weight_bytes_read"]),
+            _number(record["activation_bytes_read"]),
+            str(record["mismatches"]),
+            _share(record["accuracy"], 1),
+        ]
+        for record in records
+    ]
+    return Table("Cases", columns, rows)
+
+
+def speed_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each configuration that was measured."""
+    columns = [
+        "config",
+        "generate s (CPU)",
+        "build the simulator s (CPU)",
+        "simulated",
+        "cycles/s",
+        "cycles/CPU s",
+    ]
+    rows = []
+    for name, speed in _by_config(records, "speed").items():
+        row = [name]
+        row += [f"{speed[f'{job}_seconds']} ({speed[f'{job}_cpu_seconds']})" for job in ("generate", "build")]
+        row += [
+            f"{speed['simulated_cycles']:,} cycles of {speed['workload']}",
+            _number(speed["cycles_per_second"]),
+            _number(speed["cycles_per_cpu_second"]),
+        ]
+        rows.append(row)
+    return Table("Speed", columns, rows)
+
+
+def area_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
+    """One table for each configuration and family that was synthesised."""
+    tables = []
+    for name, areas in _by_config(records, "area").items():
+        for area in areas:
+            rows = [
+                _area_row(f"PE {kind}, {multiplier}, {place.replace('_', ' ')}", figures)
+                for kind, multipliers in area["pe"].items()
+                for multiplier, places in multipliers.items()
+                for place, figures in places.items()
+            ]
+            rows += [_area_row(unit, figures) for unit, figures in area["units"].items()]
+            rows.append(_area_row("whole accelerator with UART", area["whole"]))
+            columns = ["part", "LUT4", "FF", "block RAM", "DSP", "SPRAM", "LUT RAM"]
+            tables.append(Table(f"Area of {name} on {area['family']}", columns, rows))
+    return tables
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print everything that was measured."""
+    import dataclasses
+
+    from popshift.gen.cli.output import print_table
+
+    plain = [dataclasses.asdict(record) for record in records]
+    tables = [case_table(plain), speed_table(plain), *area_tables(plain)]
+    for table in tables:
+        if table.rows:
+            print_table(*table)
+
+
+def _by_config(records: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    return {record["config"]: record[key] for record in records if record[key] is not None}
+
+
+def _area_row(name: str, figures: dict[str, float]) -> list[str]:
+    return [name, *(f"{number:,}" for number in figures.values())]
+
+
+def _stalls(record: dict[str, Any]) -> str:
+    if record["stalls"] is None:
+        return "-"
+    found = {cause: number for cause, number in record["stalls"].items() if number}
+    return ", ".join(
+        f"{cause} {number:,}" for cause, number in sorted(found.items(), key=lambda item: -item[1])
+    )
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _share(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"

@@ -1,0 +1,108 @@
+"""Arrays on the command line: files in and out, and what commands say about results."""
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from popshift.hw.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from popshift.firmware_py.program import Program
+    from popshift.hw.isa import Counter
+
+
+def read_arrays(path: Path) -> "NDArray[Any] | dict[str, NDArray[Any]]":
+    """The array in a file, or the arrays by name if an ``.npz`` holds several.
+
+    Raises
+    ------
+    InputError: no such file, not an array, or one of Python objects.
+    """
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot read it ({reason})", where=str(path), remedy="check the path") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        what = "not a NumPy file of numbers"
+        raise InputError(what, where=str(path), remedy="write it with numpy.save or numpy.savez") from error
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def read_array(path: Path) -> "NDArray[Any]":
+    """The only array in a file.
+
+    Raises
+    ------
+    InputError: as `read_arrays`, and when there are several.
+    """
+    arrays = read_arrays(path)
+    if isinstance(arrays, dict):
+        names = ", ".join(arrays) or "none"
+        raise InputError(f"one array is needed, it holds {names}", where=str(path), remedy="save just one")
+    return arrays
+
+
+def write_arrays(path: Path, arrays: "dict[str, NDArray[np.int8]]") -> None:
+    """Write an ``.npz`` file, under exactly this name.
+
+    Raises
+    ------
+    InputError: the file cannot be written.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write it ({reason})", where=str(path), remedy="check the folder") from error
+
+
+def outputs_summary(program: "Program", outputs: "dict[str, NDArray[np.int8]]") -> dict[str, Any]:
+    """Plain values about each output; ``classes``: index of the largest value per image, for vectors."""
+    summary = {}
+    for layout in program.outputs:
+        values = outputs[layout.name]
+        entry: dict[str, Any] = {
+            "shape": list(values.shape),
+            "scale": layout.scale,
+            "zero_point": layout.zero_point,
+            "low": int(values.min()),
+            "high": int(values.max()),
+        }
+        if layout.shape[1:] == (1, 1) and layout.shape[0] > 1:
+            entry["classes"] = values.reshape(len(values), -1).argmax(1).tolist()
+        summary[layout.name] = entry
+    return summary
+
+
+def print_outputs(summary: dict[str, Any]) -> None:
+    """A line or two for each output."""
+    for name, entry in summary.items():
+        size = " x ".join(map(str, entry["shape"]))
+        scale = f"real = {entry['scale']:.6g} * (value - {entry['zero_point']})"
+        typer.echo(f"output {name}: int8 {size}, {entry['low']} .. {entry['high']}; {scale}")
+        if "classes" in entry:
+            shown = entry["classes"][:32]
+            more = f" … ({len(entry['classes'])} in all)" if len(entry["classes"]) > len(shown) else ""
+            typer.echo(f"  largest at: {' '.join(map(str, shown))}{more}")
+
+
+def plain_counters(counters: "dict[Counter, int]") -> dict[str, int]:
+    """Counters by their names, for JSON and tables."""
+    return {counter.name.lower(): value for counter, value in counters.items()}

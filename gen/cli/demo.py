@@ -1,0 +1,81 @@
+"""`popshift demo`: the main job from end to end, with a report to look at."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.hw.config import load_config
+from popshift.hw.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from popshift.gen.demo import Demo
+
+
+def demo(
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="Configuration, by name or as a .toml file.")
+    ] = "a16",
+    images: Annotated[
+        int, typer.Option(min=1, max=360, help="Test images to classify on the simulated board.")
+    ] = 360,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 31) - 2, help="Of the training.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the report.", file_okay=False)
+    ] = Path("results/demo"),
+    save: Annotated[Path | None, typer.Option(help="Save the program, too (*.pop).", dir_okay=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on handwritten digits and run it on a simulated accelerator, every integer compared.
+
+    Writes a report that a browser opens. Exit status 1 if an integer differs from what PyTorch computes.
+    """
+    chosen = load_config(config)
+
+    from rich.console import Console
+
+    from popshift.gen import demo as job
+    from popshift.gen.report.demo import write_report
+    from popshift.gen.steps import Steps
+
+    found = job.run(chosen, images=images, seed=seed, steps=Steps(Console(stderr=True)))
+    if save is not None:
+        found.compiled.program.save(save)
+    report = write_report(found, output)
+    if as_json:
+        print_json({**found.to_dict(), "report": report, "program": save})
+    else:
+        _print(found, report, save)
+    if found.mismatches:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print(found: "Demo", report: Path, save: Path | None) -> None:
+    from popshift.gen.report.cycles import counted_layers
+
+    rows = [
+        [layer.name, layer.kind, f"{layer.macs:,}", f"{layer.cycles:,}", f"{layer.predicted:,}"]
+        + ["" if layer.utilisation is None else f"{100 * layer.utilisation:.1f} %", layer.bottleneck]
+        for layer in counted_layers(found.compiled.program, found.profile)
+    ]
+    total = [
+        f"{found.macs:,}",
+        f"{found.cycles:,}",
+        f"{found.predicted:,}",
+        f"{100 * found.utilisation:.1f} %",
+    ]
+    rows.append(["one image", "", *total, ""])
+    columns = ["layer", "kind", "MACs", "cycles", "predicted", "utilisation", "limited by"]
+    print_table(f"Cycles on {found.config.name}, counted by the hardware", columns, rows)
+    figures = [
+        [check.level, check.what, str(check.images), f"{check.numbers:,}", str(check.mismatches)]
+        for check in found.checks
+    ]
+    print_table("Compared with PyTorch", ["level", "what", "images", "integers", "differing"], figures)
+    for check in found.checks:
+        if check.first:
+            print(f"first difference at {check.level}: {check.first}")
+    print(f"accuracy: float {100 * found.float_accuracy:.2f} %, int8 {100 * found.int8_accuracy:.2f} %")
+    print(f"report: {report}" + ("" if save is None else f"; program: {save}"))
+    print(f"{found.seconds:.0f} seconds")

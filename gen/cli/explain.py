@@ -1,0 +1,99 @@
+"""`popshift explain`: what becomes of each layer, and why."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from popshift.gen.cli.arrays import read_array
+from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.hw.config import load_config
+from popshift.hw.errors import EXIT_FAILED, InputError
+
+if TYPE_CHECKING:
+    from popshift.gen.explain import Explanation
+
+PROGRAM_SUFFIX = ".pop"
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="A .pt2 file, module:function, or a program file (.pop).")],
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Configuration, by name or as a .toml file; a .pop has its own."),
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Typical inputs, batch first, as .npy.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Per layer: supported or not and why, mapping, cycles, bottleneck; exit 1 if anything does not map."""
+    explanation = _explanation(model, config, calibration)
+    if as_json:
+        print_json(explanation.to_dict())
+    else:
+        _print(explanation)
+    if not explanation.maps:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _explanation(model: str, config: str | None, calibration: Path | None) -> "Explanation":
+    target = None if config is None else load_config(config)
+    if model.endswith(PROGRAM_SUFFIX):
+        from popshift.firmware_py.program import Program
+        from popshift.gen.explain import explain_program
+
+        program = Program.load(model)
+        if target is not None:
+            program.require(target)
+        return explain_program(program)
+    if target is None:
+        raise InputError("no configuration to map it on", where=model, remedy="give one with -c NAME")
+    samples = None if calibration is None else read_array(calibration)
+    from popshift.gen.explain import explain_model
+
+    return explain_model(model, target, samples)
+
+
+def _print(explanation: "Explanation") -> None:
+    if explanation.operators:
+        rows = [
+            [finding.layer, finding.operator, "yes" if finding.supported else "NO", _reason(finding)]
+            for finding in explanation.operators
+        ]
+        print_table(f"Operators of {explanation.network}", ["layer", "operator", "supported", "why"], rows)
+    if explanation.layers:
+        print_layers(explanation)
+    for note in explanation.notes:
+        typer.echo(f"note: {note}")
+    if explanation.refused:
+        number = len(explanation.refused)
+        typer.echo(f"{number} operator{'s' * (number > 1)} cannot run on an accelerator.")
+    if explanation.problem:
+        typer.echo(f"It does not map onto {explanation.config}: {explanation.problem}")
+
+
+def _reason(finding) -> str:
+    return f"{finding.reason}; {finding.remedy}" if finding.remedy else finding.reason
+
+
+def print_layers(explanation: "Explanation") -> None:
+    """The layer table of a program."""
+    from popshift.gen.explain import mapping_text
+
+    rows = [
+        [
+            layer.name,
+            layer.kind,
+            f"{layer.macs:,}",
+            mapping_text(layer),
+            f"{layer.predicted_cycles:,}",
+            f"{100 * layer.utilisation:.1f} %",
+            layer.bottleneck,
+        ]
+        for layer in explanation.layers
+    ]
+    columns = ["layer", "kind", "MACs", "mapping", "cycles", "of peak", "bottleneck"]
+    print_table(f"{explanation.network} on {explanation.config}", columns, rows)
+    loads = explanation.segments
+    again = f"; the memories are loaded {loads} times for every image" if loads > 1 else ""
+    share = f"{100 * explanation.utilisation:.1f} % of the array's peak"
+    typer.echo(f"predicted: {explanation.cycles:,} cycles an image, {share}{again}")

