@@ -35,10 +35,13 @@ lint: $(VENV)/.installed-lint
 
 results: setup $(VENV)/.installed-build
 	mkdir -p results
-	$(BIN)/popshift bench -c a16 --json > results/bench-a16.json
+	$(BIN)/popshift bench -c a8 --speed --json > results/bench-a8.json
+	$(BIN)/popshift bench -c a16 --speed --area --json > results/bench-a16.json
+	$(BIN)/popshift bench -c a32 --speed --json > results/bench-a32.json
 	$(BIN)/popshift build ulx3s-12f --device lfe5u-25f --seeds 3 --json > results/build-ulx3s-12f.json
 	$(BIN)/popshift build icebreaker --device up5k --seeds 3 --json > results/build-icebreaker.json
 	$(BIN)/popshift build ulx3s-85f --device lfe5u-85f --seeds 1 --json > results/build-ulx3s-85f.json
+	$(BIN)/python -m popshift.gen.bench.document results docs/results.md
 
 clean:
 	rm -rf $(VENV) build results src/*.egg-info .pytest_cache .ruff_cache .hypothesis

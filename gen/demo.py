@@ -1,4 +1,4 @@
-"""The main job from end to end on real data: train, quantise, map, generate, simulate, and compare every integer."""
+"""The main job from end to end on real data: train, quantise, map, generate, simulate, compare every integer."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from popshift.firmware_py.program import Program
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
@@ -28,7 +29,7 @@ CALIBRATION_IMAGES = 512
 PROFILED_IMAGES = 4
 """Images of which every tensor is read back from the simulated board."""
 _BOARD_SEED = 1
-"""Added to the seed: the memories of the simulated board start with random contents, which must not matter."""
+"""Added to the seed: what the memories of the simulated board hold at the start is random and must not matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Demo:
     predictions: the accelerator's class of every test image (N,), from the instructions (level ``isa``).
     checks: the comparisons with the golden model.
     profile: run at ``rtl`` with the counters per layer.
-    predicted: cycles of one image as the cycle model predicts them.
+    predicted: what the cycle model says of `cycles`.
     simulation: clock cycles and seconds of the simulated board.
     steps: what was done, and how long it took.
     seconds: altogether.
@@ -166,30 +167,23 @@ def run(
         data = digits.load()
         network = digits.trained(data, seed)
         float_accuracy = accuracy(network, data.test_images, data.test_labels)
-        step.note = f"{len(data.train_images)} images; float accuracy {100 * float_accuracy:.2f} % on the test images"
+        right = f"{100 * float_accuracy:.2f} % of {len(data.test_images)} test images right in float"
+        step.note = f"{len(data.train_images)} images, {right}"
     with steps.step("quantise and map") as step:
-        compiled = _compile(network, data.train_images, config)
-        program = compiled.program
-        step.note = f"{len(program.layers)} layers on {config.rows} x {config.cols} ({config.name})"
+        compiled = compile_module(network, data.train_images[:CALIBRATION_IMAGES], config, name="digits")
+        step.note = f"{len(compiled.program.layers)} layers on {config.name}, {config.rows} x {config.cols}"
     with steps.step("classify with the executor") as step:
         wanted = golden.run(compiled.graph, data.test_images)
-        computed = execute(program, data.test_images, Level.ISA)
+        computed = execute(compiled.program, data.test_images, Level.ISA)
         checks = [_check(computed, wanted, "every tensor", compiled.graph)]
-        step.note = f"{checks[0].images} images, {checks[0].mismatches} of {checks[0].numbers:,} integers differ"
-    with steps.step("generate Verilog", has_bar=True) as step:
-        verilog = accelerator_verilog(config)
-        step.note = f"{verilog.count(chr(10)):,} lines"
-    with steps.step("build the simulated board", has_bar=True):
-        verilate.build(verilog)
+        step.note = _outcome(checks)
+    _build(config, steps)
     with steps.step("classify on the simulated board", has_bar=True) as step:
         profile, found, simulation = _on_board(compiled, data.test_images[:images], seed)
-        checks += [
-            _check(profile, wanted, "every tensor", compiled.graph),
-            _check(found, wanted, "the outputs", compiled.graph),
-        ]
-        differing = sum(check.mismatches for check in checks[1:])
-        step.note = f"{checks[-1].images} images, {differing} of {sum(c.numbers for c in checks[1:]):,} integers differ"
-    scores = computed.outputs[program.outputs[0].name]
+        checks.append(_check(profile, wanted, "every tensor", compiled.graph))
+        checks.append(_check(found, wanted, "the outputs", compiled.graph))
+        step.note = _outcome(checks[1:])
+    scores = computed.outputs[compiled.program.outputs[0].name]
     return Demo(
         data=data,
         compiled=compiled,
@@ -198,16 +192,27 @@ def run(
         predictions=scores.reshape(len(scores), -1).argmax(1),
         checks=checks,
         profile=profile,
-        predicted=predicted_cycles(program),
+        predicted=_predicted(compiled.program),
         simulation=simulation,
         steps=steps.done,
         seconds=steps.seconds,
     )
 
 
-def _compile(network: torch.nn.Module, images: torch.Tensor, config: AcceleratorConfig) -> Compiled:
-    """Calibrated on training images."""
-    return compile_module(network, images[:CALIBRATION_IMAGES], config, name="digits")
+def _predicted(program: Program) -> int:
+    """Cycles of what the hardware counts: start to done; of several segments, the layers alone."""
+    if len(program.segments) == 1:
+        return predicted_cycles(program)
+    return sum(layer.predicted_cycles for layer in program.layers)
+
+
+def _build(config: AcceleratorConfig, steps: Steps) -> None:
+    """Fill the cache with what `open_board` will take from it, in two steps that can be seen."""
+    with steps.step("generate Verilog", has_bar=True) as step:
+        verilog = accelerator_verilog(config)
+        step.note = f"{len(verilog.splitlines()):,} lines"
+    with steps.step("build the simulated board", has_bar=True) as step:
+        step.note = f"{verilate.build(verilog).stat().st_size / 1e6:.1f} MB of machine code"
 
 
 def _on_board(
@@ -220,6 +225,12 @@ def _on_board(
         profile = execute(program, images[:PROFILED_IMAGES], Level.RTL, board=device, every_tensor=True)
         found = execute(program, images, Level.RTL, board=device, progress=True)
     return profile, found, board.report
+
+
+def _outcome(checks: list[Check]) -> str:
+    images = max(check.images for check in checks)
+    differing, numbers = (sum(getattr(check, name) for check in checks) for name in ("mismatches", "numbers"))
+    return f"{images} images, {differing:,} of {numbers:,} integers differ"
 
 
 def _check(execution: Execution, wanted: Arrays, what: str, graph: Graph) -> Check:

@@ -114,7 +114,7 @@ def execute(
     started = time.monotonic()
     if chosen is Level.RTL:
         with _device(program, board) as device:
-            return _on_device(device, program, arrays, every_tensor, progress)
+            return _on_device(device, program, arrays, every_tensor, progress)[0]
     if chosen is Level.GOLDEN:
         tensors = golden.run(graph or attached_graph(program), arrays)
     else:
@@ -134,8 +134,8 @@ def verify(
 ) -> tuple[Execution, Difference | None]:
     """Run a batch and compare every known tensor with the golden model; parameters and errors as `execute`.
 
-    At ``rtl`` the outputs are compared; if one differs, the first image with a difference is run again layer
-    by layer to find the tensor where it begins.
+    At ``rtl`` these are every tensor of the first image and the outputs of all; if an output differs, its
+    image is run again layer by layer to find the tensor where it begins.
 
     Returns
     -------
@@ -147,25 +147,17 @@ def verify(
     if chosen is Level.GOLDEN:
         return reference, None
     wanted = reference.tensors
-    order = list(
-        dict.fromkeys(
-            [*(tensor.name for tensor in program.inputs), *(layer.output for layer in program.layers)]
-        )
-    )
-    if chosen is not Level.RTL:
-        found = execute(program, arrays, chosen, graph=graph)
+    order = [*(tensor.name for tensor in program.inputs), *(layer.output for layer in program.layers)]
+    if chosen is Level.ISA:
+        found = execute(program, arrays, chosen)
         return found, first_difference(wanted, found.tensors, order)
     with _device(program, board) as device:
-        found = execute(program, arrays, chosen, board=device, progress=progress)
-        difference = first_difference(wanted, found.outputs, list(found.outputs))
-        if difference is not None:
-            image = difference.index[0]
-            one = {name: array[image : image + 1] for name, array in arrays.items()}
-            again = execute(program, one, chosen, board=device, every_tensor=True)
-            expected = {name: array[image : image + 1] for name, array in wanted.items()}
-            origin = first_difference(expected, again.tensors, order)
-            if origin is not None:
-                difference = Difference(origin.tensor, (image, *origin.index[1:]), origin.wanted, origin.got)
+        found, profiled = _on_device(device, program, arrays, every_tensor=False, progress=progress)
+        difference = first_difference(_image(wanted, 0), profiled, order)
+        if difference is None:
+            difference = first_difference(wanted, found.outputs, list(found.outputs))
+            if difference is not None:
+                difference = _origin(device, program, arrays, wanted, difference, order)
     return found, difference
 
 
@@ -178,6 +170,28 @@ def first_difference(wanted: Arrays, got: Arrays, order: Sequence[str]) -> Diffe
                 index = tuple(int(position) for position in places[0])
                 return Difference(name, index, int(wanted[name][index]), int(got[name][index]))
     return None
+
+
+def _origin(
+    device: Accelerator,
+    program: Program,
+    inputs: Arrays,
+    wanted: Arrays,
+    difference: Difference,
+    order: Sequence[str],
+) -> Difference:
+    """Where the difference in an output begins, if running its image once more shows it."""
+    image = difference.index[0]
+    again, _ = _on_device(device, program, _image(inputs, image), every_tensor=True, progress=False)
+    origin = first_difference(_image(wanted, image), again.tensors, order)
+    if origin is None:
+        return difference
+    return Difference(origin.tensor, (image, *origin.index[1:]), origin.wanted, origin.got)
+
+
+def _image(arrays: Arrays, index: int) -> Arrays:
+    """A batch of one."""
+    return {name: array[index : index + 1] for name, array in arrays.items()}
 
 
 def _level(level: Level | str) -> Level:
@@ -207,16 +221,16 @@ def _device(program: Program, board: Accelerator | Transport | None) -> Iterator
 
 def _on_device(
     device: Accelerator, program: Program, arrays: Arrays, every_tensor: bool, progress: bool
-) -> Execution:
-    """The first image layer by layer, for the counters; the others at once, unless every tensor is wanted."""
+) -> tuple[Execution, Arrays]:
+    """The execution, and every tensor of the images that ran layer by layer: the first one, for its counters,
+    or all of them."""
     started = time.monotonic()
     device.load(program, progress=progress)
     images = len(next(iter(arrays.values())))
     profiles: list[Profile] = []
     with TransferBar(f"images through {program.name}", images, enabled=progress) as bar:
         for image in range(images if every_tensor else 1):
-            one = {name: array[image : image + 1] for name, array in arrays.items()}
-            profiles.append(device.run_profiled(one))
+            profiles.append(device.run_profiled(_image(arrays, image)))
             bar.update(image + 1)
     totals = device.counters()
     pieces = [profile.outputs for profile in profiles]
@@ -227,20 +241,22 @@ def _on_device(
     layers = [LayerCounters(layer=entry.name, counters=entry.counters) for entry in profiles[0].layers]
     if len(program.segments) > 1:
         totals = {counter: sum(entry.counters[counter] for entry in layers) for counter in Counter}
-    return Execution(
+    profiled = _profiled_tensors(program, profiles)
+    found = Execution(
         level=Level.RTL,
         outputs=outputs,
-        tensors=_profiled_tensors(program, arrays, profiles) if every_tensor else dict(outputs),
+        tensors=arrays | profiled if every_tensor else dict(outputs),
         counters=totals,
         layer_counters=layers,
         seconds=time.monotonic() - started,
     )
+    return found, profiled
 
 
-def _profiled_tensors(program: Program, inputs: Arrays, profiles: Sequence[Profile]) -> Arrays:
+def _profiled_tensors(program: Program, profiles: Sequence[Profile]) -> Arrays:
     """Every tensor as it was last written: the parts of a divided layer write the same one several times."""
     pieces = [
         {layer.output: entry.tensor for layer, entry in zip(program.layers, profile.layers, strict=True)}
         for profile in profiles
     ]
-    return inputs | {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+    return {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}

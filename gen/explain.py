@@ -120,7 +120,7 @@ def mapping_text(layer: LayerRecord) -> str:
     mapping = layer.mapping
     parts = []
     if "input_period" in mapping:
-        parts.append(f"period {mapping['input_period']} x {mapping['input_copies']}")
+        parts.append(f"period {mapping['input_period']}, copies {mapping['input_copies']}")
     if "row_tiles" in mapping:
         tiles = f"K {mapping['row_tiles']}, N {mapping['column_tiles']}"
         pixels = f"{mapping['pixel_tiles']} of {mapping['tile_height']} x {mapping['tile_width']}"

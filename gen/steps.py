@@ -52,5 +52,7 @@ class Steps:
         step.seconds = time.monotonic() - begin
         self.done.append(step)
         if console is not None:
-            line = Text.assemble(("✓ ", "green"), f"{title:<34}", (f"{step.seconds:7.1f} s  ", "cyan"), step.note)
+            line = Text.assemble(
+                ("✓ ", "green"), f"{title:<34}", (f"{step.seconds:7.1f} s  ", "cyan"), step.note
+            )
             console.print(line, soft_wrap=True)

@@ -92,7 +92,7 @@ class Identity(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Payload of RUN: first program word, whether to pause at marks, and the most cycles to spend (0: no limit)."""
+    """Payload of RUN: first program word, whether to pause at marks, and the most cycles to spend (0: 2**32)."""
 
     pc: int
     pause: int

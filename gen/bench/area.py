@@ -91,7 +91,7 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     units = {unit.name: unit.build(with_uart, _technology(with_uart, family)) for unit in UNITS}
     return {
         "family": family,
-        "pe": {kind: _processing_elements(config, kind, family) for kind in config.pe_kinds},
+        "pe": {kind: processing_elements(config, kind, family) for kind in config.pe_kinds},
         "units": {name: _figures(_synthesise(unit, family)) for name, unit in units.items()},
         "whole": _figures(_synthesise(whole, family)),
     }
@@ -101,7 +101,8 @@ def _technology(config: AcceleratorConfig, family: str) -> Portable:
     return TECHNOLOGIES[family](dsp_multipliers=config.dsp_multipliers)
 
 
-def _processing_elements(config: AcceleratorConfig, kind: str, family: str) -> dict[str, Any]:
+def processing_elements(config: AcceleratorConfig, kind: str, family: str) -> dict[str, Any]:
+    """What `area_of` returns under ``pe`` for one kind."""
     cols = config.post_lanes * -(-STRIP_COLS // config.post_lanes)
     strip = {"pe_kinds": [kind], "cols": cols, "tile_cols": math.gcd(config.tile_cols, cols)}
     one = {"pe_kinds": [kind], "rows": 1, "tile_rows": 1, "cols": 1, "tile_cols": 1, "post_lanes": 1}

@@ -57,7 +57,7 @@ def markdown(table: Table) -> str:
 
 def _results(folder: Path, pattern: str) -> tuple[Results, set[str]]:
     results, dates = {}, set()
-    for path in sorted(folder.glob(pattern)):
+    for path in sorted(folder.glob(pattern), key=lambda path: (len(path.name), path.name)):  # a8 before a16
         try:
             results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -29,7 +29,8 @@ from popshift.sim.build_cache import CACHE_VARIABLE, cache_folder
 
 WORKLOADS = ("conv64", "conv16", "fc64")
 """What the simulated accelerator executes: the first of these cases that fits it."""
-RUN_SECONDS = 3.0
+RUN_SECONDS, RUN_CYCLES = 2.0, 600_000
+"""What the simulated accelerator executes at least: long enough to measure, and most of what is simulated."""
 _POLL_SECONDS = 0.005
 
 _GENERATE = """
@@ -139,7 +140,7 @@ def _simulate(
             device.load(program, progress=False)
             device.run(inputs, progress=False)
             started, executing = time.monotonic(), 0
-            while time.monotonic() - started < RUN_SECONDS:
+            while time.monotonic() - started < RUN_SECONDS or executing < RUN_CYCLES:
                 executing += _start_again(device, program)
     if board.report is None:
         raise DeviceError("the simulation did not end by itself", where=board.name, remedy="try again")

@@ -37,8 +37,10 @@ def demo(
 
     from popshift.gen import demo as job
     from popshift.gen.report.demo import write_report
+    from popshift.gen.report.page import make_folder
     from popshift.gen.steps import Steps
 
+    make_folder(output)  # now: nobody wants to hear of it at the end
     found = job.run(chosen, images=images, seed=seed, steps=Steps(Console(stderr=True)))
     if save is not None:
         found.compiled.program.save(save)
@@ -53,17 +55,25 @@ def demo(
 
 def _print(found: "Demo", report: Path, save: Path | None) -> None:
     from popshift.gen.report.cycles import counted_layers
+    from popshift.gen.report.page import percent
 
     rows = [
-        [layer.name, layer.kind, f"{layer.macs:,}", f"{layer.cycles:,}", f"{layer.predicted:,}"]
-        + ["" if layer.utilisation is None else f"{100 * layer.utilisation:.1f} %", layer.bottleneck]
+        [
+            layer.name,
+            layer.kind,
+            f"{layer.macs:,}",
+            f"{layer.cycles:,}",
+            f"{layer.predicted:,}",
+            percent(layer.utilisation),
+            layer.bottleneck,
+        ]
         for layer in counted_layers(found.compiled.program, found.profile)
     ]
     total = [
         f"{found.macs:,}",
         f"{found.cycles:,}",
         f"{found.predicted:,}",
-        f"{100 * found.utilisation:.1f} %",
+        percent(found.utilisation),
     ]
     rows.append(["one image", "", *total, ""])
     columns = ["layer", "kind", "MACs", "cycles", "predicted", "utilisation", "limited by"]
@@ -76,6 +86,6 @@ def _print(found: "Demo", report: Path, save: Path | None) -> None:
     for check in found.checks:
         if check.first:
             print(f"first difference at {check.level}: {check.first}")
-    print(f"accuracy: float {100 * found.float_accuracy:.2f} %, int8 {100 * found.int8_accuracy:.2f} %")
+    print(f"accuracy: float {percent(found.float_accuracy, 2)}, int8 {percent(found.int8_accuracy, 2)}")
     print(f"report: {report}" + ("" if save is None else f"; program: {save}"))
     print(f"{found.seconds:.0f} seconds")

@@ -18,6 +18,7 @@ from popshift.gen.cli import (
     build,
     compile,
     configs,
+    demo,
     doctor,
     explain,
     generate,
@@ -38,6 +39,7 @@ COMMANDS: list[tuple[str, Callable[..., None]]] = [
     ("run", run.run),
     ("bench", bench.bench),
     ("test", test.test),
+    ("demo", demo.demo),
 ]
 
 EXIT_INTERRUPTED = 130

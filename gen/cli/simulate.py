@@ -102,7 +102,8 @@ def _print(found: dict[str, Any], output: Path | None) -> None:
         place = f"tensor {difference['tensor']}, index {tuple(difference['index'])}"
         typer.echo(f"differs from golden: {place} is {difference['got']}, should be {difference['wanted']}")
     elif found["compared_with_golden"]:
-        typer.echo("every integer is the one of the golden model")
+        what = "output" if found["level"] == "rtl" else "tensor"
+        typer.echo(f"every {what} equals the golden model's, to the last integer")
     elif found["level"] != "golden":
         typer.echo("not compared: the file does not carry the network it was compiled from")
 

@@ -12,7 +12,7 @@ from popshift.gen.report.png import data_uri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar: its parts in the order of the legend, a mark to compare its length with, and a line of text."""
+    """One bar: parts in the order of the legend, a mark to compare its length with, a line of text."""
 
     name: str
     parts: Sequence[float]

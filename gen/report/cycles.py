@@ -88,21 +88,22 @@ def cycles_section(program: Program, execution: Execution, predicted: int) -> Se
         )
         for layer in layers
     ]
-    caption = "Cycles of one image by cause, from the accelerator's own counters; the dark line is the prediction."
+    caption = (
+        "Cycles of one image by cause, from the accelerator's own counters; the thin line is the prediction."
+    )
     if not counted:
         caption += " This configuration has no counters by cause."
     total = execution.counters[Counter.CYCLES]
-    macs = sum(layer.macs for layer in layers)
+    macs, peak = sum(layer.macs for layer in layers), program.config.peak_macs_per_cycle
     text = (
-        f"One image takes {total:,} cycles between start and done ({predicted:,} predicted): {macs:,} "
-        f"multiply-accumulates, {percent(macs / (total * program.config.peak_macs_per_cycle))} of what the array "
-        "could do in that time. A cycle counts for the matrix unit when a row of activations enters the array; "
-        "else for the first other cause that holds."
+        f"One image takes {total:,} cycles ({predicted:,} predicted) for {macs:,} multiply-accumulates: "
+        f"{percent(macs / (total * peak))} of what the array could do in that time. A cycle counts for the "
+        "matrix unit when a row of activations enters the array; else for the first other cause that holds."
     )
     blocks: list[Block] = [
         Paragraph(text),
         Figure(picture=stacked_bars(legend, bars, unit="cycles"), caption=caption),
-        _table(layers, total, predicted, macs, program.config.peak_macs_per_cycle),
+        _table(layers, total, predicted, macs, peak),
     ]
     return Section(title="Where the cycles went", blocks=blocks)
 
@@ -111,14 +112,21 @@ def _table(layers: list[CountedLayer], total: int, predicted: int, macs: int, pe
     counted = all(layer.causes is not None for layer in layers)
     titles = [cause.name.lower() for cause in CYCLE_CAUSES] if counted else []
     rows: list[list[Cell]] = [
-        [layer.name, layer.cycles, layer.predicted, percent(layer.error, 2), *(layer.causes or ())]
-        + [layer.macs, percent(layer.utilisation), layer.bottleneck]
+        [
+            layer.name,
+            layer.cycles,
+            layer.predicted,
+            percent(layer.error, 2),
+            *(layer.causes or ()),
+            layer.macs,
+            percent(layer.utilisation),
+        ]
         for layer in layers
     ]
     sums = [sum((layer.causes or ())[index] for layer in layers) for index in range(len(titles))]
     last: list[Cell] = ["one image", total, predicted, percent((predicted - total) / total, 2), *sums]
     return Table(
-        columns=["layer", "cycles", "predicted", "error", *titles, "MACs", "of peak", "limited by"],
+        columns=["layer", "cycles", "predicted", "error", *titles, "MACs", "of peak"],
         rows=rows,
-        total=[*last, macs, percent(macs / (total * peak)), ""],
+        total=[*last, macs, percent(macs / (total * peak))],
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from popshift.gen.demo import CALIBRATION_IMAGES, Demo
 from popshift.gen.bench.records import tools
+from popshift.gen.demo import CALIBRATION_IMAGES, Demo
 from popshift.gen.execution import Level
 from popshift.gen.report import page
 from popshift.gen.report.charts import Thumbnail, confusion_matrix, thumbnails
@@ -70,14 +70,14 @@ def demo_page(demo: Demo) -> Page:
 def _facts(demo: Demo) -> dict[str, str]:
     config = demo.config
     return {
-        "command": f"popshift demo --config {config.name} --images {demo.images(Level.RTL)} --seed {demo.seed}",
+        "command": f"popshift demo -c {config.name} --images {demo.images(Level.RTL)} --seed {demo.seed}",
         "when": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "configuration": f"{config.name}, digest {config.digest:016x}",
         "array": f"{config.rows} rows × {config.cols} columns of int8 processing elements, tiles of "
         f"{config.tile_rows} × {config.tile_cols}, {config.dataflow}",
         "requantisation": f"{config.requantise}, {config.post_lanes} channels a cycle",
-        "memories": f"{config.rows} × {config.activation_depth:,} bytes of activations, {config.weight_depth:,} "
-        f"weight words of {config.weight_word_bytes} bytes",
+        "memories": f"{config.rows} × {config.activation_depth:,} bytes of activations, "
+        f"{config.weight_depth:,} weight words of {config.weight_word_bytes} bytes",
         "seed": str(demo.seed),
         **tools(),
     }
@@ -85,9 +85,10 @@ def _facts(demo: Demo) -> dict[str, str]:
 
 def _proof(demo: Demo) -> Section:
     text = (
-        "The golden model is PyTorch in 64-bit integers and exact float64 sums. isa executes the encoded program in "
-        "NumPy and takes nothing from the network; rtl is the generated Verilog, compiled by Verilator and spoken to "
-        "only through its link, by the driver that a board uses. Its memories start with random contents."
+        "The golden model is PyTorch in 64-bit integers and exact float64 sums. isa executes the encoded "
+        "program in NumPy and takes nothing from the network; rtl is the generated Verilog, compiled by "
+        "Verilator and spoken to only through its link, by the driver that a board uses. Its memories start "
+        "with random contents."
     )
     rows = [
         [check.level, check.what, check.images, check.numbers, check.mismatches, f"{check.seconds:.1f}"]

@@ -36,12 +36,14 @@ def memory_map(graph: Graph, program: Program) -> tuple[Markup, int]:
     used = max(buffer.end for buffer in buffers)
     scale = _HEIGHT / used
     parts = [_text(_LEFT + i * _STEP_WIDTH + 4, 16, name, "soft") for i, name in enumerate(columns)]
-    width, height = _LEFT + len(columns) * _STEP_WIDTH + 2, _TOP + _HEIGHT + 8
+    width, height = _LEFT + len(columns) * _STEP_WIDTH + 2, _TOP + _HEIGHT + 18
     for tick in _ticks(used):
         y = _TOP + tick * scale
         parts.append(_text(_LEFT - 8, y + 4, f"{tick:,}", "soft", "end"))
         parts.append(
-            Markup('<line class="line" x1="{}" y1="{:.1f}" x2="{}" y2="{:.1f}"/>').format(_LEFT - 4, y, width, y)
+            Markup('<line class="line" x1="{}" y1="{:.1f}" x2="{}" y2="{:.1f}"/>').format(
+                _LEFT - 4, y, width, y
+            )
         )
     for index, buffer in enumerate(buffers):
         parts.append(_box(buffer, scale, hue=(index * 137) % 360))
@@ -70,9 +72,10 @@ def _box(buffer: _Buffer, scale: float, hue: int) -> Markup:
         '<g><title>{}: words {} to {}</title><rect x="{}" y="{:.1f}" width="{}" height="{:.1f}" rx="3" '
         'style="fill:hsl({} 60% 50% / .4);stroke:hsl({} 60% 50%)"/>{}</g>'
     )
-    label = Markup("")
-    if height >= _NARROWEST:
-        label = _text(x + 8, y + height / 2 + 4, f"{buffer.name}  ({buffer.end - buffer.first:,} words)")
+    text = f"{buffer.name}  ({buffer.end - buffer.first:,} words)"
+    label = _text(x + 8, y + height / 2 + 4, text)
+    if height < _NARROWEST:
+        label = _text(x + 8, y + height + 13, text, "soft")
     return box.format(
         buffer.name, buffer.first, buffer.end - 1, x, y, width, max(height, 1.5), hue, hue, label
     )

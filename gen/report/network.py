@@ -9,7 +9,7 @@ from popshift.gen.report.memory_map import memory_map
 from popshift.gen.report.page import Block, Cell, Figure, Paragraph, Section, Table, percent
 from popshift.gen.report.taps import tap_grid
 
-PICTURED_LAYERS = 3
+PICTURED_LAYERS = 2
 """Convolutions whose taps are drawn."""
 
 
@@ -18,13 +18,23 @@ def network_section(graph: Graph) -> Section:
     rows = [_operator_row(graph, operator) for operator in graph.operators]
     inputs = [graph.tensors[name] for name in graph.inputs]
     first: list[list[Cell]] = [
-        [tensor.name, "input", "", _shape(tensor.shape), None, None, f"{tensor.scale:.4g}", tensor.zero_point, "int8"]
+        [
+            tensor.name,
+            "input",
+            "",
+            _shape(tensor.shape),
+            None,
+            None,
+            f"{tensor.scale:.4g}",
+            tensor.zero_point,
+            "int8",
+        ]
         for tensor in inputs
     ]
     text = (
-        "Batch norm and ReLU are folded into the convolutions. A real number is scale × (integer − zero point); "
-        "weights have one scale per output channel. Accumulators have 32 bits, and the compiler has proved from "
-        f"the weights that none can overflow. Requantisation is {graph.mode}."
+        "Batch norm and ReLU are folded into the convolutions. A real number is scale × (integer − zero "
+        "point); weights have one scale per output channel. Accumulators have 32 bits, and the compiler has "
+        f"proved from the weights that none can overflow. Requantisation is {graph.mode}."
     )
     columns = ["layer", "operation", "window", "output", "weights", "MACs", "scale", "zero point", "code"]
     weights = sum(operator.weight.size for operator in graph.operators if isinstance(operator, Convolution))
@@ -41,13 +51,25 @@ def _operator_row(graph: Graph, operator: Operator) -> list[Cell]:
     weights = macs = None
     code, kind = "", f"{getattr(operator, 'operation', '')} pool"
     if isinstance(operator, Convolution):
-        weights, kind, code = operator.weight.size, "convolution", "int8"
+        weights, code = operator.weight.size, "int8"
+        whole = window.kernel == graph.tensors[operator.input].shape[1:]
+        kind = "fully connected" if whole else "convolution"
         macs = weights * int(np.prod(tensor.shape[1:]))
     details = f"{window.kernel[0]} × {window.kernel[1]}"
     details += f", stride {window.stride[0]}" if window.stride != (1, 1) else ""
     details += f", padding {max(window.padding)}" if any(window.padding) else ""
     shown = _shape(tensor.shape)
-    return [operator.name, kind, details, shown, weights, macs, f"{tensor.scale:.4g}", tensor.zero_point, code]
+    return [
+        operator.name,
+        kind,
+        details,
+        shown,
+        weights,
+        macs,
+        f"{tensor.scale:.4g}",
+        tensor.zero_point,
+        code,
+    ]
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -59,14 +81,14 @@ def mapping_section(graph: Graph, program: Program) -> Section:
     config = program.config
     text = (
         f"Each of the {config.rows} rows of the array reads one bank of the activation memory, each of the "
-        f"{config.cols} columns computes one output channel. A tap is one input channel at one place of the kernel; "
-        "it may sit in any row whose bank holds its channel. Channel c lies in bank c modulo the period, and small "
-        "tensors are stored several times side by side, so that a layer with few channels still fills the rows. "
-        "A layer with more taps than rows takes several K tiles, one after the other; with more output channels "
-        "than columns, several N tiles."
+        f"{config.cols} columns computes one output channel. A tap is one input channel at one place of the "
+        "kernel; it may sit in any row whose bank holds its channel. Channel c lies in bank c modulo the "
+        "period, and small tensors are stored several times side by side, so that a layer with few channels "
+        "still fills the rows. A layer with more taps than rows takes several K tiles, one after the other; "
+        "with more output channels than columns, several N tiles. Rows and columns: how many of them work."
     )
-    columns = ["layer", "unit", "period × copies", "K × N tiles", "pixel tiles", "rows filled"]
-    columns += ["columns filled", "weight words", "predicted cycles", "limited by"]
+    columns = ["layer", "unit", "period × copies", "K × N tiles", "pixel tiles", "rows"]
+    columns += ["columns", "weight words", "limited by"]
     blocks: list[Block] = [
         Paragraph(text),
         Table(columns=columns, rows=[_mapping_row(layer) for layer in program.layers]),
@@ -93,7 +115,6 @@ def _mapping_row(layer: LayerRecord) -> list[Cell]:
         pixels,
         *fill,
         words,
-        layer.predicted_cycles,
         layer.bottleneck,
     ]
 
@@ -104,9 +125,9 @@ def _taps(operator: Convolution, program: Program) -> Figure:
     channels, (height, width) = layout.shape[0], operator.window.kernel
     caption = (
         f"{operator.name}: {channels} input channel{'s' if channels > 1 else ''} × {height} × {width} = "
-        f"{channels * height * width} taps in the {rows} rows of {len(taps)} K tile{'s' if len(taps) > 1 else ''}; "
-        f"{percent(float((taps >= 0).mean()), 0)} of the rows work. A cell: input channel, and the tap's row and "
-        "column in the kernel."
+        f"{channels * height * width} taps in the {rows} rows of {len(taps)} K "
+        f"tile{'s' if len(taps) > 1 else ''}; {percent(float((taps >= 0).mean()), 0)} of the rows work. A "
+        "cell: input channel, and the tap's row and column in the kernel."
     )
     return Figure(picture=tap_grid(taps, operator.window.kernel), caption=caption, wide=True)
 
@@ -116,10 +137,13 @@ def memory_section(graph: Graph, program: Program) -> Section:
     picture, used = memory_map(graph, program)
     depth = program.config.activation_depth
     text = (
-        f"A word of the activation memory holds one byte in each of {program.config.rows} banks. Tensors that are "
-        f"never needed at the same time share words: the network takes {used:,} of the {depth:,} words."
+        f"A word of the activation memory holds one byte in each of {program.config.rows} banks. Tensors that "
+        f"are never needed at the same time share words: the network takes {used:,} of the {depth:,} words."
     )
-    caption = "From left to right the layers in order of execution, downwards the word address; padding included."
+    caption = (
+        "From left to right the layers in order of execution, downwards the word address; padding included."
+    )
     return Section(
-        title="Activation memory", blocks=[Paragraph(text), Figure(picture=picture, caption=caption, wide=True)]
+        title="Activation memory",
+        blocks=[Paragraph(text), Figure(picture=picture, caption=caption, wide=True)],
     )

@@ -24,13 +24,15 @@ def tap_grid(taps: NDArray[np.int64], kernel: tuple[int, int]) -> Markup:
     for row in range(shown.shape[1]):
         y = _MARGIN_TOP + row * _CELL_HEIGHT
         parts.append(_text(0, y + 13, f"row {row}", "soft"))
-        parts += [_cell(_MARGIN_LEFT + i * _CELL_WIDTH, y, int(tile[row]), kernel) for i, tile in enumerate(shown)]
+        parts += [
+            _cell(_MARGIN_LEFT + i * _CELL_WIDTH, y, int(tile[row]), kernel) for i, tile in enumerate(shown)
+        ]
     if len(taps) > MOST_TILES:
         x = _MARGIN_LEFT + len(shown) * _CELL_WIDTH + 6
         parts.append(_text(x, _MARGIN_TOP + 13, f"… {len(taps) - MOST_TILES} more", "soft"))
-    return Markup('<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" font-size="11">{2}</svg>').format(
-        width, height, Markup("").join(parts)
-    )
+    return Markup(
+        '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img" font-size="11">{2}</svg>'
+    ).format(width, height, Markup("").join(parts))
 
 
 def _cell(x: int, y: int, tap: int, kernel: tuple[int, int]) -> Markup:

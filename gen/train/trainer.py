@@ -116,4 +116,6 @@ def shift_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.Tens
     down, right = torch.randint(0, 3, (2, count, 1, 1, 1), generator=generator)
     rows = down + torch.arange(height)[:, None]
     columns = right + torch.arange(width)
-    return padded[torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
+    return padded[
+        torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns
+    ]

@@ -44,8 +44,8 @@ class CommandUnit(wiring.Component):
     word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
     read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is
         sent.
-    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` (which holds during the strobe only),
-        under the settings `pause` and `cycle_limit` (which hold until the next run; 0 is no limit).
+    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` under the settings `pause` and `cycle_limit`
+        (0 is no limit); all three hold during the strobe only.
     proceed: strobe: leave the pause.
     reset_machine: strobe: back to IDLE from any state.
     status, layer, pc, cycles, counters: of the machine; the unit puts its own count of link errors in. Each
@@ -228,6 +228,8 @@ class CommandUnit(wiring.Component):
             self.read_bank.eq(address[packet.BANK_SHIFT :]),
             self.read_address.eq(self._address),
             self.start_pc.eq(shifter),
+            self.pause.eq(shifter[16:24].any()),
+            self.cycle_limit.eq(shifter[32:64]),
         ]
 
     def _decide(self, m: Module) -> None:
@@ -340,11 +342,7 @@ class CommandUnit(wiring.Component):
                 m.next = "START"
 
         with m.State("START"):
-            m.d.sync += [
-                self.start.eq(1),
-                self.pause.eq(self._shifter[16:24].any()),
-                self.cycle_limit.eq(self._shifter[32:64]),
-            ]
+            m.d.sync += self.start.eq(1)
             m.next = "HEADER"
 
     def _answer_header(self, m: Module) -> None:

@@ -33,7 +33,8 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    start, start_pc, pause, cycle_limit, proceed: the host's RUN and CONTINUE. Ignored unless the machine is stopped without error, paused.
+    start, start_pc, pause, cycle_limit: the host's RUN; ignored unless the machine is stopped without error.
+    proceed: the host's CONTINUE; ignored unless the machine is paused.
     reset_machine: back to IDLE.
     program_address, program_data: read port of the program memory.
     command_write (one bit per unit), command_index, command_word, go (one bit per unit), unit_idle, unit_illegal.
@@ -81,7 +82,7 @@ class Sequencer(wiring.Component):
         address = Signal(17)
         index = Signal(range(isa.MAX_LENGTH))
         target, words = Signal.like(unit), Signal.like(length)
-        ending, marked = Signal(), Signal(16)
+        ending, marked, pause = Signal(), Signal(16), Signal()
         moving, stop, error = Signal(), Signal(), Signal(Status)
         m.d.comb += [
             self.program_address.eq(address),
@@ -106,7 +107,7 @@ class Sequencer(wiring.Component):
                 allowed = (self.status == Status.IDLE) | (self.status == Status.DONE)
                 with m.If(self.start & allowed):
                     m.d.comb += self.begin.eq(1)
-                    m.d.sync += [self.status.eq(Status.RUNNING), self.layer.eq(0)]
+                    m.d.sync += [self.status.eq(Status.RUNNING), self.layer.eq(0), pause.eq(self.pause)]
                     fetch(self.start_pc)
                 with m.If(self.proceed & (self.status == Status.PAUSED)):
                     m.d.sync += self.status.eq(Status.RUNNING)
@@ -168,7 +169,7 @@ class Sequencer(wiring.Component):
                         m.next = "STOPPED"
                     with m.Else():
                         m.d.sync += self.layer.eq(marked)
-                        with m.If(self.pause):
+                        with m.If(pause):
                             m.d.sync += self.status.eq(Status.PAUSED)
                             m.next = "STOPPED"
                         with m.Else():
@@ -194,16 +195,16 @@ class Sequencer(wiring.Component):
     def _watch(self, m: Module, error: Signal, moving: Signal, stop: Signal) -> None:
         """Errors of the units, the watchdogs and the reset override whatever the state machine decided."""
         quiet = Signal(range(isa.NO_PROGRESS_CYCLES + 1))
-        too_long = Signal()
-        m.d.sync += too_long.eq((self.cycle_limit != 0) & (self.cycles >= self.cycle_limit))
+        budget, too_long = Signal(32), Signal()  # cycles left; 0 counts as 2**32
+        m.d.sync += too_long.eq(self.running & (budget == 1))
         with m.If(self.begin):
-            m.d.sync += self.cycles.eq(0)
+            m.d.sync += [self.cycles.eq(0), budget.eq(self.cycle_limit), too_long.eq(0)]
         with m.If(~self.running | moving | self.progress):
             m.d.sync += quiet.eq(0)
         with m.Else():
             m.d.sync += quiet.eq(quiet + 1)
         with m.If(self.running):
-            m.d.sync += self.cycles.eq(self.cycles + 1)
+            m.d.sync += [self.cycles.eq(self.cycles + 1), budget.eq(budget - 1)]
             failed, status = Signal(), Signal(Status)
             with m.If(error != Status.IDLE):
                 m.d.comb += [failed.eq(1), status.eq(error)]

@@ -67,7 +67,15 @@ class Ram(wiring.Component):
 
 
 class VerilogRam(Ram):
-    """The same memory as an instance of `VERILOG_MODULE`."""
+    """The same memory as an instance of `VERILOG_MODULE`.
+
+    `early_register` has the second register before the memory, where it costs an address instead of a word: for
+    memories that are fast enough without a register behind them.
+    """
+
+    def __init__(self, *, width: int, depth: int, early_register: bool = False) -> None:
+        super().__init__(width=width, depth=depth)
+        self._early_register = early_register
 
     def elaborate(self, platform):
         m = Module()
@@ -76,6 +84,7 @@ class VerilogRam(Ram):
             p_WIDTH=self.width,
             p_DEPTH=self.depth,
             p_ADDRESS_BITS=self.address_bits,
+            p_EARLY_REGISTER=int(self._early_register),
             i_clk=ClockSignal(),
             i_read_address=self.read_address,
             o_read_data=self.read_data,

@@ -2,7 +2,8 @@
 module popshift_ram #(
     parameter WIDTH = 8,
     parameter DEPTH = 512,
-    parameter ADDRESS_BITS = 9
+    parameter ADDRESS_BITS = 9,
+    parameter EARLY_REGISTER = 0  // 1: the second register is before the memory, not behind it
 ) (
     input clk,
     input [ADDRESS_BITS-1:0] read_address,
@@ -14,9 +15,16 @@ module popshift_ram #(
     (* no_rw_check *)  // a word read while it is written may be either value
     reg [WIDTH-1:0] array [0:DEPTH-1];
     reg [WIDTH-1:0] fetched;
-    always @(posedge clk) begin
-        if (write_enable) array[write_address] <= write_data;
-        fetched <= array[read_address];
-        read_data <= fetched;
-    end
+    always @(posedge clk) if (write_enable) array[write_address] <= write_data;
+    generate
+        if (EARLY_REGISTER) begin : early
+            reg [ADDRESS_BITS-1:0] address;
+            always @(posedge clk) address <= read_address;
+            always @(posedge clk) fetched <= array[address];
+            always @* read_data = fetched;
+        end else begin : late
+            always @(posedge clk) fetched <= array[read_address];
+            always @(posedge clk) read_data <= fetched;
+        end
+    endgenerate
 endmodule

@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
-from popshift.hw.memory.ram import Ram
+from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable, delayed
 
@@ -32,6 +32,9 @@ class Ice40(Portable):
         return delayed(m, low + (high << 16), signed(len(a) + len(b)), 1, "wide_product")
 
 
+    def ram(self, *, width: int, depth: int) -> Ram:
+        return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
+
     def weight_ram(self, *, width: int, depth: int) -> Ram:
         return Spram(width=width, depth=depth) if depth <= SPRAM_DEPTH else self.ram(width=width, depth=depth)
 
@@ -41,17 +44,22 @@ class Spram(Ram):
 
     def elaborate(self, platform):
         m = Module()
-        address = Signal(14)
-        m.d.comb += address.eq(Mux(self.write_enable, self.write_address, self.read_address))
+        # The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered with it.
+        address, write_data, write_enable = Signal(14), Signal(self.width), Signal()
+        m.d.sync += [
+            address.eq(Mux(self.write_enable, self.write_address, self.read_address)),
+            write_data.eq(self.write_data),
+            write_enable.eq(self.write_enable),
+        ]
         words = []
         for low in range(0, self.width, SPRAM_BITS):
             word = Signal(SPRAM_BITS, name=f"word_{low}")
             m.submodules[f"block_{low}"] = Instance(
                 "SB_SPRAM256KA",
                 i_ADDRESS=address,
-                i_DATAIN=self.write_data[low : low + SPRAM_BITS],
+                i_DATAIN=write_data[low : low + SPRAM_BITS],
                 i_MASKWREN=Const(0xF, 4),
-                i_WREN=self.write_enable,
+                i_WREN=write_enable,
                 i_CHIPSELECT=Const(1),
                 i_CLOCK=ClockSignal(),
                 i_STANDBY=Const(0),
@@ -60,9 +68,7 @@ class Spram(Ram):
                 o_DATAOUT=word,
             )
             words.append(word)
-        output = Signal(self.width, reset_less=True)
-        m.d.sync += output.eq(Cat(*words))
-        m.d.comb += self.read_data.eq(output)
+        m.d.comb += self.read_data.eq(Cat(*words))
         return m
 
 

@@ -1,0 +1,143 @@
+"""A design that compares, cycle by cycle, what every device technology makes with what the portable one makes."""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from popshift.hw.memory.ram import Ram, VerilogRam
+from popshift.hw.tech.ecp5 import Ecp5
+from popshift.hw.tech.gowin import Gowin
+from popshift.hw.tech.ice40 import Ice40, Spram
+from popshift.hw.tech.portable import Portable
+
+STAGES = (2, 3, 4)
+EXACT_BITS, COMPACT_BITS = (32, 35), (32, 17)  # operands of the post unit's multiplier, and its stages
+WIDE = {"exact": (EXACT_BITS, 5), "compact": (COMPACT_BITS, 4)}
+RAM_WIDTH, RAM_DEPTH = 40, 300
+SETTLED = 512
+"""Cycles before anything counts: pipelines are full, the memories written."""
+CYCLES = SETTLED + (1 << 16) + 64
+"""Every pair of 8-bit operands has passed every multiplier."""
+
+
+class PrimitiveComparison(wiring.Component):
+    """``wrong``: one bit for each of `names`, set for good by the first difference."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, Signal] = {}
+        self._names = [
+            *(f"{name}-{kind}-{stages}" for name in ("ecp5", "gowin") for stages in STAGES for kind in ("dsp", "lut")),
+            *(f"ice40-{kind}-{stages}" for stages in STAGES for kind in ("first", "second", "single", "lut")),
+            "ecp5-wide-exact",
+            "ecp5-wide-compact",
+            "gowin-wide-exact",
+            "gowin-wide-compact",
+            "ice40-wide-compact",
+            "spram",
+            "one-cycle-late",
+        ]
+        super().__init__({"wrong": Out(len(self._names))})
+
+    @property
+    def names(self) -> list[str]:
+        """What is compared; ``one-cycle-late`` really differs."""
+        return list(self._names)
+
+    def elaborate(self, platform):
+        m = Module()
+        count = Signal(18)
+        m.d.sync += count.eq(count + 1)
+        self._settled = Signal()
+        m.d.sync += self._settled.eq(count >= SETTLED)
+        noise = [_noise(m, seed) for seed in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)]
+        a, b = Signal(signed(8)), Signal(signed(8))
+        m.d.comb += [a.eq(count[:8]), b.eq(count[8:16])]
+        self._products(m, [(a, b), (b, ~a), (a ^ b, b), (b, a)])
+        self._wide_products(m, *noise)
+        self._spram(m, count, *noise)
+        m.d.comb += self.wrong.eq(Cat(*(self._flags[name] for name in self._names)))
+        return m
+
+    def _compare(self, m: Module, name: str, found, wanted, when=1) -> None:
+        assert len(found) == len(wanted), name
+        flag = self._flags[name] = Signal(name=f"wrong_{name.replace('-', '_')}")
+        with m.If(self._settled & when & (found != wanted)):
+            m.d.sync += flag.eq(1)
+
+    def _products(self, m: Module, pairs) -> None:
+        pairs = [tuple(_signal(m, x, signed(8)) for x in pair) for pair in pairs]
+        for stages in STAGES:
+            wanted = Portable().products(m, pairs, stages=stages)
+            for technology in (Ecp5, Gowin):
+                found = technology(dsp_multipliers=1).products(m, pairs[:2], stages=stages)
+                for kind, value, reference in zip(("dsp", "lut"), found, wanted, strict=False):
+                    self._compare(m, f"{technology.name}-{kind}-{stages}", value, reference)
+            found = Ice40(dsp_multipliers=3).products(m, pairs, stages=stages)
+            for kind, value, reference in zip(("first", "second", "single", "lut"), found, wanted, strict=True):
+                self._compare(m, f"ice40-{kind}-{stages}", value, reference)
+        (late,), (right,) = (Portable().products(m, pairs[:1], stages=stages) for stages in (3, 2))
+        self._compare(m, "one-cycle-late", late, right)
+
+    def _wide_products(self, m: Module, one, other) -> None:
+        for kind, ((a_bits, b_bits), stages) in WIDE.items():
+            a = _corners(m, one[:a_bits], one[40:43], one[48:53])
+            factor = _corners(m, other[: b_bits - 1], other[40:43], other[48:53])
+            operands = (
+                _signal(m, a, signed(a_bits)),
+                _signal(m, Cat(factor, Const(0, 1)), signed(b_bits)),
+            )
+            wanted = Portable().wide_product(m, *operands, stages=stages)
+            for technology in (Ecp5, Gowin, Ice40):
+                name = f"{technology.name}-wide-{kind}"
+                if name in self._names:
+                    self._compare(m, name, technology().wide_product(m, *operands, stages=stages), wanted)
+
+    def _spram(self, m: Module, count, one, other) -> None:
+        memories = [kind(width=RAM_WIDTH, depth=RAM_DEPTH) for kind in (Spram, VerilogRam)]
+        filling = count < RAM_DEPTH
+        write = filling | one[7]
+        address = Mux(other[:9] < RAM_DEPTH, other[:9], other[:7])
+        for index, ram in enumerate(memories):
+            m.submodules[f"memory_{index}"] = ram
+            m.d.comb += [
+                ram.read_address.eq(address),
+                ram.write_enable.eq(write),
+                ram.write_address.eq(Mux(filling, count, address)),
+                ram.write_data.eq(one[8 : 8 + RAM_WIDTH]),
+            ]
+        read = ~write
+        for _ in range(Ram.LATENCY):
+            read = _next(m, read)
+        self._compare(m, "spram", memories[0].read_data, memories[1].read_data, when=read)
+
+
+def _noise(m: Module, seed: int) -> Signal:
+    """Marsaglia's xorshift, 64 bits a cycle (Journal of Statistical Software 8(14), 2003)."""
+    state = Signal(64, init=seed)
+    x = state ^ (state << 13)[:64]
+    x = x ^ (x >> 7)
+    m.d.sync += state.eq(x ^ (x << 17)[:64])
+    return state
+
+
+def _corners(m: Module, value, choice, amount):
+    """Random bits, all zeros, all ones, one bit, few bits, or long runs of ones at the bottom: carries everywhere."""
+    width = len(value)
+    top = Const(1 << (width - 1), width)
+    low_ones = value | ((1 << 17) - 1)
+    cases = [value, value, Const(0, width), ~Const(0, width), top, ~top, value >> amount, low_ones[:width]]
+    chosen = Signal(width)
+    m.d.comb += chosen.eq(Array([_signal(m, case, width) for case in cases])[choice])
+    return chosen
+
+
+def _signal(m: Module, value, shape) -> Signal:
+    signal = Signal(shape)
+    m.d.comb += signal.eq(value)
+    return signal
+
+
+def _next(m: Module, value) -> Signal:
+    register = Signal.like(value, name="next")
+    m.d.sync += register.eq(value)
+    return register
