@@ -1,4 +1,4 @@
-"""The main job from end to end on real data: train, quantise, map, generate, simulate, compare every integer."""
+"""The main job from end to end on real data, every integer compared with PyTorch."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ CALIBRATION_IMAGES = 512
 PROFILED_IMAGES = 4
 """Images of which every tensor is read back from the simulated board."""
 _BOARD_SEED = 1
-"""Added to the seed: what the memories of the simulated board hold at the start is random and must not matter."""
+"""Added to the seed for what the board's memories hold at the start, which must not matter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +172,10 @@ def run(
     with steps.step("quantise and map") as step:
         compiled = compile_module(network, data.train_images[:CALIBRATION_IMAGES], config, name="digits")
         step.note = f"{len(compiled.program.layers)} layers on {config.name}, {config.rows} x {config.cols}"
-    with steps.step("classify with the executor") as step:
+    with steps.step("compute with PyTorch") as step:
         wanted = golden.run(compiled.graph, data.test_images)
+        step.note = f"{len(data.test_images)} images, every tensor"
+    with steps.step("classify with the executor") as step:
         computed = execute(compiled.program, data.test_images, Level.ISA)
         checks = [_check(computed, wanted, "every tensor", compiled.graph)]
         step.note = _outcome(checks)

@@ -1,6 +1,7 @@
 """The one intermediate form: a graph of integer operators on placed-nowhere-yet int8 tensors.
 
-Front ends and compression produce it, the golden model executes it, the mapper turns it into a program. Arrays are
+Front ends and compression produce it, the golden model executes it, the mapper turns it into a program.
+Arrays are
 NumPy; every number in it is exact.
 """
 
@@ -37,7 +38,9 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the output for an input of `height` x `width` (floor, as PyTorch without ceil_mode)."""
+        """Rows and columns of the output for an input of `height` x `width` (floor, as PyTorch without
+        ceil_mode).
+        """
         top, bottom, left, right = self.padding
         return (
             (height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1,
@@ -60,9 +63,11 @@ class Requantisation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
-    """``acc[m] = bias[m] + sum (x - zero_point_in) * weight``, then requantise. A fully connected layer is one whose kernel covers its input.
+    """``acc[m] = bias[m] + sum (x - zero_point_in) * weight``, then requantise. A fully connected layer is
+    one whose kernel covers its input.
 
-    ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out channels,), without
+    ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out
+        channels,), without
     the zero-point term, which the mapper folds in. Padding stands for the real value 0 (the zero point).
     """
 
@@ -82,7 +87,8 @@ class Pooling(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """MAX: ``acc = max(x) - zero_point_in`` (padding never wins); AVERAGE: ``acc = sum(x - zero_point_in)`` over the whole window, padding
+    """MAX: ``acc = max(x) - zero_point_in`` (padding never wins); AVERAGE: ``acc = sum(x - zero_point_in)``
+    over the whole window, padding
     counting as real 0 (the divisor is in the requantisation). Then requantise.
     """
 
@@ -101,7 +107,8 @@ Operator = Convolution | Pool
 class Graph:
     """Operators in execution order over named tensors.
 
-    ``mode`` is the requantisation mode every multiplier in the graph was made for; it must be the configuration's.
+    ``mode`` is the requantisation mode every multiplier in the graph was made for; it must be the
+    configuration's.
     """
 
     mode: Requantise

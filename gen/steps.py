@@ -46,8 +46,8 @@ class Steps:
         """
         step, begin = Step(title), time.monotonic()
         console = self._console
-        quiet = console is None or not console.is_terminal or has_bar
-        with contextlib.nullcontext() if quiet else console.status(Text(title)):
+        spins = console is not None and console.is_terminal and not has_bar
+        with console.status(Text(title)) if console and spins else contextlib.nullcontext():
             yield step
         step.seconds = time.monotonic() - begin
         self.done.append(step)

@@ -36,7 +36,8 @@ class Accelerator(wiring.Component):
     Members
     -------
     rx, tx: the link: two byte streams (``link = "stream"``), or the two pins of a UART (``"uart"``).
-    busy: the machine runs or a frame is being worked on (``"stream"`` only; a simulator may sleep while it is 0).
+    busy: the machine runs or a frame is being worked on (``"stream"`` only; a simulator may sleep while it is
+        0).
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable | None = None) -> None:

@@ -1,6 +1,7 @@
 """The configuration of an accelerator: one frozen, validated record, on disk as TOML.
 
-Everything derived from it (widths, word layouts, lane counts) is a property here, computed once; hardware, compiler,
+Everything derived from it (widths, word layouts, lane counts) is a property here, computed once; hardware,
+compiler,
 simulators and driver read it from here.
 """
 
@@ -22,9 +23,11 @@ PE_KINDS = ("mul",)
 DATAFLOWS = ("weight-stationary",)
 LINKS = ("stream", "uart")
 ADDRESS_BITS = 16
-"""Width of an activation address (a word over all banks), hence of the row offsets stored beside the weights."""
+"""Width of an activation address (a word over all banks), hence of the row offsets stored beside the weights.
+"""
 
-# Fields that change what a program means or how long it takes; the others (name, clock, link, which multipliers) may differ between
+# Fields that change what a program means or how long it takes; the others (name, clock, link, which
+# multipliers) may differ between
 # the configuration a program was compiled for and the one that runs it.
 _NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")
 
@@ -37,15 +40,18 @@ class AcceleratorConfig:
     ----------
     name: how reports call it.
     rows, cols: the array: activations enter by row, outputs leave by column. 1 .. 64 each.
-    tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the classical
+    tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the
+        classical
         systolic array, rows x 1 is a dot-product column with an adder tree.
     pe_kinds: processing elements to build; ``mul`` = int8 x int8.
     dataflow: ``weight-stationary``.
     multiplier_stages: pipeline registers of every multiplier, 2 .. 4; the same on every technology.
-    dsp_multipliers: how many PEs may use a DSP block; the rest are built from LUTs. -1: as many as the device has.
+    dsp_multipliers: how many PEs may use a DSP block; the rest are built from LUTs. -1: as many as the device
+        has.
     activation_depth: words of the activation memory; a word is one byte in each of `rows` banks.
     weight_depth: words of the weight memory; a word is one array row of weights with its address offset.
-    parameter_depth: words of the parameter memory; a word is bias, multiplier and shift of `post_lanes` channels.
+    parameter_depth: words of the parameter memory; a word is bias, multiplier and shift of `post_lanes`
+        channels.
     program_depth: 32-bit words of the program memory.
     accumulator_depth: output pixels in each of the two accumulator halves.
     accumulator_width: bits, 32.
@@ -81,7 +87,8 @@ class AcceleratorConfig:
     link_fifo_depth: int = 512
     clock_hz: int = 100_000_000
 
-    # ---- validation ------------------------------------------------------------------------------------------
+    # ---- validation
+    # ------------------------------------------------------------------------------------------
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -148,9 +155,12 @@ class AcceleratorConfig:
             self._refuse(field, f"must divide {other} = {whole}", f"choose one of {divisors}")
 
     def _refuse(self, field: str, rule: str, remedy: str) -> None:
-        raise ConfigError(f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy)
+        raise ConfigError(
+            f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy
+        )
 
-    # ---- derived ---------------------------------------------------------------------------------------------
+    # ---- derived
+    # ---------------------------------------------------------------------------------------------
 
     @property
     def mesh_rows(self) -> int:
@@ -194,7 +204,7 @@ class AcceleratorConfig:
 
     @property
     def bank_mask_bytes(self) -> int:
-        """Bytes of a bank mask: one bit per bank, little endian, in front of the data of an activation write."""
+        """Bytes of a bank mask (a bit per bank, little endian), which precedes the data of an activation write."""
         return -(-self.rows // 8)
 
     @property
@@ -204,10 +214,13 @@ class AcceleratorConfig:
     @property
     def digest(self) -> int:
         """64 bits that tell two architectures apart; a program runs only where it agrees."""
-        text = json.dumps({k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}, sort_keys=True)
+        text = json.dumps(
+            {k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}, sort_keys=True
+        )
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
-    # ---- conversion ------------------------------------------------------------------------------------------
+    # ---- conversion
+    # ------------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
@@ -252,16 +265,22 @@ class AcceleratorConfig:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read it ({error})", where=str(path), remedy="check the path") from error
+            raise ConfigError(
+                f"cannot read it ({error})", where=str(path), remedy="check the path"
+            ) from error
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"not valid TOML ({error})", where=str(path), remedy="correct that line") from error
+            raise ConfigError(
+                f"not valid TOML ({error})", where=str(path), remedy="correct that line"
+            ) from error
         return cls.from_dict({"name": path.stem, **values}, where=str(path))
 
 
 def named_configs() -> dict[str, AcceleratorConfig]:
     """The configurations that ship with the package, by name."""
     folder = resources.files("popshift.hw") / "configurations"
-    found = sorted((Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda p: p.stem)
+    found = sorted(
+        (Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda p: p.stem
+    )
     return {path.stem: AcceleratorConfig.from_toml(path) for path in found}
 
 
@@ -280,5 +299,8 @@ def load_config(name_or_path: str | Path) -> AcceleratorConfig:
     if text not in configs:
         near = difflib.get_close_matches(text, configs, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"no configuration named {text!r}", remedy=f"{hint}shipped: {', '.join(configs)}; or give a .toml file")
+        raise ConfigError(
+            f"no configuration named {text!r}",
+            remedy=f"{hint}shipped: {', '.join(configs)}; or give a .toml file",
+        )
     return configs[text]

@@ -16,7 +16,9 @@ from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
 
 HOST_READ_LATENCY = 6
-"""Cycles from the command unit's read address to the byte: address and gather registers, memory, bank selection."""
+"""Cycles from the command unit's read address to the byte: address and gather registers, memory, bank
+selection.
+"""
 
 
 class Core(wiring.Component):
@@ -25,7 +27,8 @@ class Core(wiring.Component):
     Members (named as the command unit's)
     -------
     activation_write_valid, _mask, _address, _data: write one byte into one word of every bank in the mask.
-    word_write_space: strobe, one bit each for weight, parameter and program memory; word_write_address, word_write_data.
+    word_write_space: strobe, one bit each for weight, parameter and program memory; word_write_address,
+        word_write_data.
     read_bank, read_address, read_data: activation memory, `HOST_READ_LATENCY` cycles, while no program runs.
     start, start_pc, pause, cycle_limit, proceed, reset_machine, status, layer, pc, cycles: see `Sequencer`.
     counters: see `Counters`.
@@ -42,7 +45,9 @@ class Core(wiring.Component):
                 "activation_write_data": In(8),
                 "word_write_space": In(3),
                 "word_write_address": In(WEIGHT_ADDRESS_BITS),
-                "word_write_data": In(8 * max(config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)),
+                "word_write_data": In(
+                    8 * max(config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)
+                ),
                 "read_bank": In(range(max(2, config.rows))),
                 "read_address": In(ADDRESS_BITS),
                 "read_data": Out(8),
@@ -77,7 +82,7 @@ class Core(wiring.Component):
         return m
 
     def _control(self, m, sequencer, counters, matrix, post, channel) -> None:
-        units = {unit: component for unit, component in zip(UNITS, (matrix, post, channel), strict=True)}
+        units = dict(zip(UNITS, (matrix, post, channel), strict=True))
         for name in ("start", "start_pc", "pause", "cycle_limit", "proceed", "reset_machine"):
             m.d.comb += getattr(sequencer, name).eq(getattr(self, name))
         for name in ("status", "layer", "pc", "cycles", "running"):
@@ -132,15 +137,20 @@ class Core(wiring.Component):
             matrix.common.eq(~own | channel.addressing),
             matrix.common_address.eq(Mux(own, channel.address, host_address)),
         ]
-        # The host's byte: bank selected behind a register, to keep the wide multiplexer out of the memory's path.
+        # The host's byte: bank selected behind a register, to keep the wide multiplexer out of the memory's
+        # path.
         banks = Signal.like(memory.read_data.as_value(), reset_less=True)
         m.d.sync += banks.eq(memory.read_data)
         byte = Signal(8, reset_less=True)
-        m.d.sync += byte.eq(Array([banks.word_select(bank, 8) for bank in range(config.rows)])[self.read_bank])
+        m.d.sync += byte.eq(
+            Array([banks.word_select(bank, 8) for bank in range(config.rows)])[self.read_bank]
+        )
         m.d.comb += self.read_data.eq(byte)
 
         group = Signal(config.rows)
-        m.d.comb += group.eq(Cat(*(post.write_mask[bank // config.post_lanes] for bank in range(config.rows))))
+        m.d.comb += group.eq(
+            Cat(*(post.write_mask[bank // config.post_lanes] for bank in range(config.rows)))
+        )
         with m.If(self.activation_write_valid):
             m.d.comb += [memory.write_mask.eq(self.activation_write_mask)]
             m.d.comb += memory.write_address.eq(self.activation_write_address)

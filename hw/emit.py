@@ -22,7 +22,9 @@ TOP = "popshift"
 
 
 def emit_rtlil(component: wiring.Component, *, top: str = TOP) -> str:
-    """RTLIL of a component; its members become the ports ``member`` or, of streams, ``member__payload`` and so on."""
+    """RTLIL of a component; its members become the ports ``member`` or, of streams, ``member__payload`` and
+    so on.
+    """
     ports = []
     for _, _, value in component.signature.flatten(component):
         ports.append(Value.cast(value))
@@ -50,12 +52,15 @@ def verilog_from_rtlil(text: str, *, header: str = "") -> str:
             "clean -purge",
             f"write_verilog -noattr {target}",
         ]
-        run = subprocess.run([sys.executable, "-c", script, *commands], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [sys.executable, "-c", script, *commands], capture_output=True, text=True, check=False
+        )
         if run.returncode:
             lines = (run.stdout + run.stderr).strip().splitlines()
             found = [line for line in lines if "ERROR" in line or "Error" in line] or lines[-1:]
             raise ToolError(
-                f"yosys failed: {found[0] if found else 'no message'}", remedy="pip install 'pyosys>=0.70', then popshift doctor"
+                f"yosys failed: {found[0] if found else 'no message'}",
+                remedy="pip install 'pyosys>=0.70', then popshift doctor",
             )
         return header + target.read_text(encoding="utf-8") + ram.verilog_source()
 
@@ -66,14 +71,17 @@ def component_verilog(component: wiring.Component, *, top: str = TOP, header: st
 
 
 def emit_verilog(config: AcceleratorConfig, technology: str = "portable") -> str:
-    """Verilog of the accelerator, top module `popshift`; the same configuration and tools give the same bytes.
+    """Verilog of the accelerator, top module `popshift`; the same configuration and tools give the same
+    bytes.
 
     Parameters
     ----------
     technology: a name in `popshift.hw.tech.TECHNOLOGIES`; ``portable`` for simulation.
     """
     chosen = TECHNOLOGIES[technology](dsp_multipliers=config.dsp_multipliers)
-    return component_verilog(Accelerator(config=config, technology=chosen), header=_header(config, technology))
+    return component_verilog(
+        Accelerator(config=config, technology=chosen), header=_header(config, technology)
+    )
 
 
 def _header(config: AcceleratorConfig, technology: str) -> str:

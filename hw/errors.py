@@ -1,4 +1,6 @@
-"""The errors a user can meet. Each says what is wrong, where, and what to do; none needs a traceback to be understood."""
+"""The errors a user can meet. Each says what is wrong, where, and what to do; none needs a traceback to be
+understood.
+"""
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -47,7 +49,7 @@ class ProgramError(PopshiftError):
 
 
 class DeviceError(PopshiftError):
-    """The device (or its simulation) is silent, answers wrongly, or stopped a program with an error status."""
+    """The device (or its simulation) is silent, answers wrongly, or stopped a program with an error."""
 
 
 class ToolError(PopshiftError):

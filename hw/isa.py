@@ -1,30 +1,48 @@
 """The instruction set: field positions, packing, and what each instruction means.
 
-A program is a sequence of 32-bit words. The first word of an instruction starts with its opcode, which fixes how many
-words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run side by side:
+A program is a sequence of 32-bit words. The first word of an instruction starts with its opcode, which fixes
+how many
+words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run side by
+side:
 
-* ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; for each of ``k_tiles`` row tiles
-  load the next weight tile (``rows`` consecutive words of the weight memory, starting at ``weight_base`` for the whole
+* ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; for each of ``k_tiles``
+row tiles
+  load the next weight tile (``rows`` consecutive words of the weight memory, starting at ``weight_base`` for
+  the whole
   instruction) and stream the pixels ``x_count * y_count`` through it; hand the half to the post unit.
-  Row r of the array reads bank r at ``pixel address + offset``, offset as stored with row r of the weight tile.
-* ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says where the
+  Row r of the array reads bank r at ``pixel address + offset``, offset as stored with row r of the weight
+  tile.
+* ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
+where the
   values come from:
-  ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of channels
+  ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
+      channels
   (``cols / post_lanes`` to a half, the last half may have fewer): for each pixel (y outer, x inner): write.
-  ``CHANNEL``: for each of ``chunks`` planes, for each pixel the channel unit delivers: for each of ``period`` groups.
+  ``CHANNEL``: for each of ``chunks`` planes, for each pixel the channel unit delivers: for each of ``period``
+      groups.
   ``FILL``: ``chunks`` times: writes ``zero_point`` into the groups of ``mask`` over the x/y rectangle.
-  ``mask`` names the bank groups that the first group of channels is written to (several bits: copies); it moves up by
-  one for each further group and starts again after ``period`` groups, when a new plane begins: ``plane_step`` further.
-  (FILL keeps the mask, every repetition begins a new plane.) The parameter word is ``parameter_base`` plus the number
-  of the group of channels (MATRIX: chunk, CHANNEL: plane * period + group), or always the first if ``uniform``.
-* ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner): read one
-  word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window to the post unit.
-* ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at marks.
+  ``mask`` names the bank groups that the first group of channels is written to (several bits: copies); it
+      moves up by
+  one for each further group and starts again after ``period`` groups, when a new plane begins: ``plane_step``
+      further.
+  (FILL keeps the mask, every repetition begins a new plane.) The parameter word is ``parameter_base`` plus
+  the number
+  of the group of channels (MATRIX: chunk, CHANNEL: plane * period + group), or always the first if
+      ``uniform``.
+* ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
+read one
+  word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window to the
+  post unit.
+* ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
+marks.
 * ``END``: wait until every unit is idle; the run is done.
 
-Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop inside it
-has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16. Counts are stored minus
-one. Within a section (between two barriers) the compiler guarantees that no unit reads what another one writes.
+Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop
+inside it
+has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16. Counts are
+stored minus
+one. Within a section (between two barriers) the compiler guarantees that no unit reads what another one
+writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +117,7 @@ _STATUS_MEANING = {
     Status.WEIGHT_ADDRESS: "a weight address lies outside the weight memory",
     Status.PARAMETER_ADDRESS: "a parameter address lies outside the parameter memory",
     Status.ACCUMULATOR_ADDRESS: "more pixels than an accumulator half holds",
-    Status.NO_PROGRESS: "no unit did anything for a long time (an instruction waits for one that never comes)",
+    Status.NO_PROGRESS: "no unit did anything for long (an instruction waits for one that never comes)",
     Status.CYCLE_LIMIT: "the run took more cycles than the host allowed",
 }
 
@@ -111,8 +129,10 @@ class Counter(IntEnum):
     """Counters of the last run, in the order the device sends them; 32 bits each.
 
     Every cycle of a run counts in CYCLES and in exactly one of the causes MATRIX .. CONTROL. MATRIX: a row of
-    activations enters the array. When none does, the first that holds: CHANNEL: the channel unit reads a word;
-    WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free a half;
+    activations enters the array. When none does, the first that holds: CHANNEL: the channel unit reads a
+    word;
+    WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free a
+        half;
     DRAIN: only the post unit works; CONTROL: the rest (fetch, pipeline filling, barriers).
     """
 
@@ -169,7 +189,8 @@ def _address(name: str) -> Field:
     return Field(name, ADDRESS_BITS)
 
 
-# The one place where fields have a width and a position: a list of words, each a list of fields from bit 0 upwards.
+# The one place where fields have a width and a position: a list of words, each a list of fields from bit 0
+# upwards.
 # The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.END: [[]],
@@ -221,7 +242,9 @@ def _place(words: list[list[Field]]) -> dict[str, Placement]:
 
 
 PLACEMENTS: dict[Opcode, dict[str, Placement]] = {opcode: _place(words) for opcode, words in _LAYOUT.items()}
-"""For every opcode its fields, by name, in layout order. POST's ``zero_point``, ``low`` and ``high`` are two's complement."""
+"""For every opcode its fields, by name, in layout order. POST's ``zero_point``, ``low`` and ``high`` are
+two's complement.
+"""
 
 LENGTHS: dict[Opcode, int] = {opcode: len(words) for opcode, words in _LAYOUT.items()}
 """Words of each instruction."""
@@ -232,7 +255,9 @@ _SIGNED = ("zero_point", "low", "high")
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """An instruction as the assembler and the executor see it: natural values (counts from 1, signed clamp limits)."""
+    """An instruction as the assembler and the executor see it: natural values (counts from 1, signed clamp
+    limits).
+    """
 
     opcode: Opcode
     fields: Mapping[str, int]
@@ -298,9 +323,11 @@ def decode(words: Sequence[int], pc: int) -> Instruction | Status:
 
 
 def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
-    """Whether the sequencer refuses the instruction although its opcode is known (`Status.ILLEGAL_INSTRUCTION`).
+    """Whether the sequencer refuses the instruction although its opcode is known
+    (`Status.ILLEGAL_INSTRUCTION`).
 
-    Only what no address check would catch: reserved codes, and a period beyond the bank groups. The hardware evaluates the same rules.
+    Only what no address check would catch: reserved codes, and a period beyond the bank groups. The hardware
+        evaluates the same rules.
     """
     match item.opcode:
         case Opcode.MATRIX:
@@ -319,7 +346,11 @@ def pack_parameter(config: AcceleratorConfig, lanes: Sequence[tuple[int, int, in
     multiplier_bits = config.requantise.multiplier_bits
     word = 0
     for lane, (bias, multiplier, shift) in enumerate(lanes):
-        assert -(1 << 31) <= bias < 1 << 31 and 0 <= multiplier < 1 << multiplier_bits and 0 <= shift < 1 << numerics.SHIFT_BITS
+        assert (
+            -(1 << 31) <= bias < 1 << 31
+            and 0 <= multiplier < 1 << multiplier_bits
+            and 0 <= shift < 1 << numerics.SHIFT_BITS
+        )
         packed = (bias & 0xFFFF_FFFF) | multiplier << numerics.BIAS_BITS
         packed |= shift << (numerics.BIAS_BITS + multiplier_bits)
         word |= packed << (lane * config.parameter_bits)

@@ -1,7 +1,9 @@
 """The one integer truth: every arithmetic step, written once with integer operators only.
 
-Each function serves Python ints, NumPy int64 arrays and torch int64 tensors alike, because it uses nothing but
-``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions, the golden
+Each function serves Python ints, NumPy int64 arrays and torch int64 tensors alike, because it uses nothing
+but
+``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions, the
+golden
 model and the instruction executor call them.
 
 Ranges (proved by the compiler before a program is written): accumulators fit 32 bit two's complement, and the
@@ -43,7 +45,9 @@ class Requantise(StrEnum):
     """How an accumulator becomes an 8-bit activation."""
 
     EXACT = "exact"
-    """TensorFlow Lite for Microcontrollers: ``RoundingDivideByPOT(SaturatingRoundingDoublingHighMul(acc << l, m), r)``."""
+    """TensorFlow Lite for Microcontrollers: ``RoundingDivideByPOT(SaturatingRoundingDoublingHighMul(acc << l,
+    m), r)``.
+    """
     COMPACT = "compact"
     """16-bit multiplier and one rounding, half away from zero: small devices."""
 
@@ -64,7 +68,8 @@ def rounding_shift(x: Any, n: Any, tie: Rounding) -> Any:
 def scale(acc: Any, multiplier: Any, shift: Any, mode: Requantise) -> Any:
     """Multiply by the real factor that (multiplier, shift) stand for, and round to an integer.
 
-    ``exact``: factor = multiplier * 2**-(31 + shift), two roundings; ``compact``: multiplier * 2**-shift, one rounding.
+    ``exact``: factor = multiplier * 2**-(31 + shift), two roundings; ``compact``: multiplier * 2**-shift, one
+        rounding.
     """
     product = acc * multiplier
     if mode is Requantise.EXACT:
@@ -89,7 +94,8 @@ def requantise(
 def quantise_multiplier(real: float, mode: Requantise) -> tuple[int, int]:
     """The (multiplier, shift) that represents a positive real factor best.
 
-    ``exact`` follows TensorFlow Lite's QuantizeMultiplier: mantissa in [2**30, 2**31), rounded half away from zero,
+    ``exact`` follows TensorFlow Lite's QuantizeMultiplier: mantissa in [2**30, 2**31), rounded half away from
+    zero,
     with a positive exponent folded into the multiplier.
 
     Raises
@@ -124,7 +130,7 @@ def identity_multiplier(mode: Requantise) -> tuple[int, int]:
 
 
 def accumulator_bound(weights_l1: int, bias: int) -> int:
-    """Largest magnitude an accumulator can reach: every activation at -128 against weights of this L1 norm."""
+    """Largest magnitude of an accumulator: every activation at -128 against weights of this L1 norm."""
     return weights_l1 * -ACTIVATION_MIN + abs(bias)
 
 

@@ -1,18 +1,23 @@
 """Link packets: what travels between host and accelerator.
 
-A frame is ``sequence (1) | type (1) | address (4) | payload (0 .. 1024) | CRC-32 (4)``, little endian, encoded with COBS and
+A frame is ``sequence (1) | type (1) | address (4) | payload (0 .. 1024) | CRC-32 (4)``, little endian,
+encoded with COBS and
 followed by a zero byte. The CRC is the common one (zlib.crc32) over everything before it.
 
-Requests carry consecutive sequence numbers. The device executes a request only if its number is the next one it expects,
+Requests carry consecutive sequence numbers. The device executes a request only if its number is the next one
+it expects,
 so a lost, damaged, doubled or reordered frame never does harm:
 
 * the expected number: execute, answer, expect the next;
-* one of the 128 numbers before it: a repetition: not executed again (reads, which do no harm, are), answered again;
+* one of the 128 numbers before it: a repetition: not executed again (reads, which do no harm, are), answered
+again;
 * any other: refused with a RESEND answer whose address is the number expected;
 * damaged: dropped, counted.
 
-OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its sequence
-number is, if that session number is not its current one, and expects the sequence number after it. An OPEN does not
+OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its
+    sequence
+number is, if that session number is not its current one, and expects the sequence number after it. An OPEN
+does not
 disturb the machine; RESET does.
 
 Every answer repeats sequence, type (with ANSWER added) and address of its request.
@@ -43,10 +48,14 @@ DELIMITER = 0
 class Type(IntEnum):
     """Types of requests. Payloads:
 
-    OPEN, RESET: none; the answer carries `Identity`. WRITE: whole words of the space in the address (activations: a bank mask first, then bytes for
-    consecutive word addresses, each written to all banks of the mask); answered empty. READ: two bytes, the number
-    of bytes wanted (1 .. 1024) from one bank of the activation memory, consecutive word addresses; answered with them. RUN: `Run`; answered
-    empty at once. STATUS: none; `State`. COUNTERS: none; 32 bits per `Counter`. CONTINUE: none; goes on after a pause.
+    OPEN, RESET: none; the answer carries `Identity`. WRITE: whole words of the space in the address
+        (activations: a bank mask first, then bytes for
+    consecutive word addresses, each written to all banks of the mask); answered empty. READ: two bytes, the
+    number
+    of bytes wanted (1 .. 1024) from one bank of the activation memory, consecutive word addresses; answered
+    with them. RUN: `Run`; answered
+    empty at once. STATUS: none; `State`. COUNTERS: none; 32 bits per `Counter`. CONTINUE: none; goes on after
+    a pause.
     """
 
     OPEN = 1
@@ -64,12 +73,15 @@ ANSWER = 0x80
 RESEND = 0x7F
 """Type of the answer to an unexpected sequence number (plus ANSWER); its address is the expected one."""
 REFUSED = 0x7E
-"""Type of the answer to a request that makes no sense (unknown type, length or space; a WRITE, READ or RUN while running), plus ANSWER. It
+"""Type of the answer to a request that makes no sense (unknown type, length or space; a WRITE, READ or RUN
+while running), plus ANSWER. It
 counts as executed: the sequence goes on."""
 
 
 class Space(IntEnum):
-    """Memories, in bits 28 .. 31 of an address; bits 0 .. 23 count words. For READ, bits 16 .. 23 are the bank and 0 .. 15 the word."""
+    """Memories, in bits 28 .. 31 of an address; bits 0 .. 23 count words. For READ, bits 16 .. 23 are the
+    bank and 0 .. 15 the word.
+    """
 
     ACTIVATION = 0
     WEIGHT = 1
@@ -92,7 +104,7 @@ class Identity(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Payload of RUN: first program word, whether to pause at marks, and the most cycles to spend (0: 2**32)."""
+    """Payload of RUN: first program word, whether to pause at marks, the most cycles to spend (0: 2**32)."""
 
     pc: int
     pause: int
@@ -100,7 +112,9 @@ class Run(NamedTuple):
 
 
 class State(NamedTuple):
-    """Answer to STATUS: status code, layer of the last mark, program counter of the current or failed instruction, cycles of the run so far."""
+    """Answer to STATUS: status code, layer of the last mark, program counter of the current or failed
+    instruction, cycles of the run so far.
+    """
 
     status: int
     layer: int

@@ -1,1 +1,3 @@
-"""Running an accelerator without a board: executor of encoded programs, cycle model, Verilated simulated board."""
+"""Running an accelerator without a board: executor of encoded programs, cycle model, Verilated simulated
+board.
+"""

@@ -1,7 +1,9 @@
 """Cycle model: how long a program takes, from its instructions and the latencies the hardware declares.
 
-Each unit's control is deterministic, so the model follows the events that matter (an instruction is handed over, a pass
-starts, an accumulator half is full or free, a window is finished) and counts everything in between in closed form.
+Each unit's control is deterministic, so the model follows the events that matter (an instruction is handed
+over, a pass
+starts, an accumulator half is full or free, a window is finished) and counts everything in between in closed
+form.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,7 @@ _WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + 2
 
 @dataclass
 class _Job:
-    """An instruction in a unit: when it was handed over, and the first cycle in which the unit is idle again."""
+    """An instruction in a unit: when it was handed over, and when the unit is idle again."""
 
     go: int
     item: Instruction
@@ -45,7 +47,8 @@ class StuckError(Exception):
 
 
 def predict(instructions: Sequence[Instruction], config: AcceleratorConfig) -> list[int]:
-    """Cycles of each section of a program; a section ends with MARK or END. Their sum is what counter CYCLES shows.
+    """Cycles of each section of a program; a section ends with MARK or END. Their sum is what counter CYCLES
+    shows.
 
     Raises
     ------
@@ -83,7 +86,7 @@ class _Model:
         """Let every unit go on as far as what is known allows."""
         moved = True
         while moved:
-            moved = any([next(work, False) for work in self._work.values()])
+            moved = sum(next(work, False) for work in self._work.values()) > 0  # every unit, so no `any`
 
     def _idle(self, unit: Opcode) -> int:
         job = self._jobs.get(unit)
@@ -101,7 +104,8 @@ class _Model:
             raise StuckError("accumulators are filled that no POST drains")
         return max([0, *times, *(time + 1 for time in self._halves.released[-2:])])
 
-    # Each unit is a generator: it yields True when it got further and False when it has to wait for another unit.
+    # Each unit is a generator: it yields True when it got further and False when it has to wait for another
+    # unit.
 
     def _matrix(self, job: _Job) -> Iterator[bool]:
         config, item, halves = self._config, job.item, self._halves
@@ -138,9 +142,9 @@ class _Model:
                 left -= chunks
                 yield True
         else:
-            while Opcode.CHANNEL not in self._jobs or self._jobs[Opcode.CHANNEL].idle is None:
+            while (front := self._jobs.get(Opcode.CHANNEL)) is None or front.idle is None:
                 yield False
-            last_tap = self._jobs[Opcode.CHANNEL].idle - 1
+            last_tap = front.idle - 1
             issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
         job.idle = issue + issue_to_write(config, Source.MATRIX) + 2
         yield True

@@ -53,7 +53,9 @@ def small_network(
             output="p",
             window=Window((2, 2), stride=(2, 2)),
             operation=Pooling.MAX,
-            requantisation=Requantisation(multiplier=identity[:, 0], shift=identity[:, 1], low=-128, high=127),
+            requantisation=Requantisation(
+                multiplier=identity[:, 0], shift=identity[:, 1], low=-128, high=127
+            ),
         ),
         Convolution(
             name="fc",

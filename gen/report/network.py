@@ -137,8 +137,8 @@ def memory_section(graph: Graph, program: Program) -> Section:
     picture, used = memory_map(graph, program)
     depth = program.config.activation_depth
     text = (
-        f"A word of the activation memory holds one byte in each of {program.config.rows} banks. Tensors that "
-        f"are never needed at the same time share words: the network takes {used:,} of the {depth:,} words."
+        f"A word of the activation memory holds one byte in each of {program.config.rows} banks. Tensors "
+        f"never needed at the same time share words: the network takes {used:,} of {depth:,} words."
     )
     caption = (
         "From left to right the layers in order of execution, downwards the word address; padding included."

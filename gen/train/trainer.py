@@ -106,7 +106,7 @@ def _one_thread() -> Iterator[None]:
 def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of `images` that `network` puts into the right class, 0 .. 1."""
     with torch.inference_mode():
-        return float((network(images).argmax(1) == labels).float().mean())
+        return float((network(images).argmax(1) == labels).double().mean())
 
 
 def shift_pixels(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -11,13 +11,15 @@ from popshift.hw.isa import ChannelOperation, Opcode
 from popshift.hw.memory.activations import ActivationMemory, address_bits
 
 READ_LATENCY = 2 + ActivationMemory.LATENCY
-"""Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory."""
+"""Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory.
+"""
 
 
 class ChannelUnit(wiring.Component):
     """Pooling: folds windows to their maximum or sum, one word (a byte of every bank) a cycle.
 
-    A finished window is held for the post unit, which takes it group by group: windows end at least ``period`` cycles apart.
+    A finished window is held for the post unit, which takes it group by group: windows end at least
+        ``period`` cycles apart.
 
     Members
     -------
@@ -63,7 +65,9 @@ class ChannelUnit(wiring.Component):
         loops.append((field("planes"), field("plane_step")))
         counters = [Signal.like(count, name=f"loop_{index}") for index, (count, _) in enumerate(loops)]
         ends = [Signal(name=f"end_{index}") for index in range(len(loops))]
-        m.d.comb += [end.eq(counter == count) for end, counter, (count, _) in zip(ends, counters, loops, strict=True)]
+        m.d.comb += [
+            end.eq(counter == count) for end, counter, (count, _) in zip(ends, counters, loops, strict=True)
+        ]
         last_tap = ends[0] & ends[1]
         spacing = Signal.like(field("period"))  # cycles until the window before has been taken
         issue = Signal()
@@ -90,13 +94,18 @@ class ChannelUnit(wiring.Component):
         first_tap = (counters[0] == 0) & (counters[1] == 0)
         flags = [issue, issue & first_tap, issue & last_tap]
         for step in range(READ_LATENCY):
-            flags = [_register(m, flag, f"{n}_{step}") for n, flag in zip(("valid", "first", "last"), flags, strict=True)]
+            flags = [
+                _register(m, flag, f"{n}_{step}")
+                for n, flag in zip(("valid", "first", "last"), flags, strict=True)
+            ]
         valid, first, last = flags
         own_address = Signal(address_bits(config), reset_less=True)
         m.d.sync += [own_address.eq(address), self.addressing.eq(issue)]
         m.d.comb += [
             self.idle.eq(~running),
-            self.illegal.eq((field("operation") > ChannelOperation.SUM) | (field("period") >= config.bank_groups)),
+            self.illegal.eq(
+                (field("operation") > ChannelOperation.SUM) | (field("period") >= config.bank_groups)
+            ),
             self.address.eq(own_address),
             self.reading.eq(issue),
             self.outside.eq(issue & (address >= config.activation_depth)),
@@ -110,7 +119,10 @@ class ChannelUnit(wiring.Component):
         held = []
         finished = _register(m, last, "finished")
         for bank in range(config.rows):
-            value, result = Signal(signed(bits), name=f"fold_{bank}"), Signal(signed(bits), name=f"held_{bank}")
+            value, result = (
+                Signal(signed(bits), name=f"fold_{bank}"),
+                Signal(signed(bits), name=f"held_{bank}"),
+            )
             x = self.activations[bank]
             folded = Mux(maximum, Mux(value < x, x, value), value + x)
             with m.If(valid):

@@ -44,7 +44,8 @@ class CommandUnit(wiring.Component):
     word_write_address, word_write_data: that word, from bit 0; the bits above it are meaningless.
     read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is
         sent.
-    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` under the settings `pause` and `cycle_limit`
+    start, start_pc, pause, cycle_limit: strobe: run from `start_pc` under the settings `pause` and
+        `cycle_limit`
         (0 is no limit); all three hold during the strobe only.
     proceed: strobe: leave the pause.
     reset_machine: strobe: back to IDLE from any state.

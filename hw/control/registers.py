@@ -11,7 +11,8 @@ from popshift.hw.isa import Opcode
 def command_members() -> dict:
     """The ports by which the sequencer hands an instruction to a unit.
 
-    ``command_write``, ``command_index``, ``command_word``: one word of the instruction. ``go`` comes with the last word's
+    ``command_write``, ``command_index``, ``command_word``: one word of the instruction. ``go`` comes with the
+        last word's
     successor cycle: the registers are complete and the unit is idle.
     """
     return {

@@ -28,7 +28,8 @@ UNIT_ERRORS = (
 class Sequencer(wiring.Component):
     """Executes a program.
 
-    An instruction takes its words plus two cycles if its unit is idle when it has been fetched; otherwise it is
+    An instruction takes its words plus two cycles if its unit is idle when it has been fetched; otherwise it
+    is
     fetched again once the unit is idle.
 
     Members
@@ -37,8 +38,10 @@ class Sequencer(wiring.Component):
     proceed: the host's CONTINUE; ignored unless the machine is paused.
     reset_machine: back to IDLE.
     program_address, program_data: read port of the program memory.
-    command_write (one bit per unit), command_index, command_word, go (one bit per unit), unit_idle, unit_illegal.
-    all_idle: nothing is under way in any unit. progress: some unit does something. errors: one bit per `UNIT_ERRORS`.
+    command_write (one bit per unit), command_index, command_word, go (one bit per unit), unit_idle,
+    unit_illegal.
+    all_idle: nothing is under way in any unit. progress: some unit does something. errors: one bit per
+        `UNIT_ERRORS`.
     abort: puts the units back into their reset state.
     status, layer, pc, cycles: for the host. running: cycles are counted. begin: strobe: a run begins.
     """
@@ -144,9 +147,8 @@ class Sequencer(wiring.Component):
                     m.next = "STREAM"
                 with m.Else():
                     m.next = "WAIT"
-            with state("WAIT"):
-                with m.If((target & self.unit_idle).any()):
-                    fetch(self.pc)
+            with state("WAIT"), m.If((target & self.unit_idle).any()):
+                fetch(self.pc)
             with state("STREAM"):
                 m.d.comb += [moving.eq(1), self.command_write.eq(target)]
                 m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
@@ -161,19 +163,18 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.go.eq(target)
                     m.d.sync += [self.pc.eq(self.pc + words), address.eq(address + 1)]
                     m.next = "FETCH_WAIT"
-            with state("BARRIER"):
-                with m.If(self.all_idle):
-                    m.d.comb += moving.eq(1)
-                    with m.If(ending):
-                        m.d.sync += self.status.eq(Status.DONE)
+            with state("BARRIER"), m.If(self.all_idle):
+                m.d.comb += moving.eq(1)
+                with m.If(ending):
+                    m.d.sync += self.status.eq(Status.DONE)
+                    m.next = "STOPPED"
+                with m.Else():
+                    m.d.sync += self.layer.eq(marked)
+                    with m.If(pause):
+                        m.d.sync += self.status.eq(Status.PAUSED)
                         m.next = "STOPPED"
                     with m.Else():
-                        m.d.sync += self.layer.eq(marked)
-                        with m.If(pause):
-                            m.d.sync += self.status.eq(Status.PAUSED)
-                            m.next = "STOPPED"
-                        with m.Else():
-                            fetch(self.pc + 1)
+                        fetch(self.pc + 1)
             with m.State("FAILED"):
                 m.d.comb += self.abort.eq(1)
                 m.next = "STOPPED"

@@ -15,13 +15,15 @@ WRITE_BEHIND = READ_AHEAD + 1
 
 
 class Accumulators(wiring.Component):
-    """Read, add, write: ``half[pixel] = (clear ? 0 : half[pixel]) + sum``, pixels counted from 0 in every pass.
+    """Read, add, write: ``half[pixel] = (clear ? 0 : half[pixel]) + sum``, pixels counted from 0 in every
+    pass.
 
     A pixel may be visited again 5 cycles later.
 
     Members
     -------
-    valid, first, clear, half: one pixel's sums come `READ_AHEAD` cycles later at column tile 0, and a cycle later for
+    valid, first, clear, half: one pixel's sums come `READ_AHEAD` cycles later at column tile 0, and a cycle
+        later for
         each further column tile; `first` restarts the pixel count.
     sums: one per column, skewed by column tile.
     drain_address, drain_chunk, drain_half: read `post_lanes` columns of the other half.
@@ -64,7 +66,9 @@ class Accumulators(wiring.Component):
                 wave = tuple(_register(m, value, f"wave_{j}_{i}") for i, value in enumerate(wave))
             stages = [wave]
             for step in range(WRITE_BEHIND - 1):
-                stages.append(tuple(_register(m, v, f"stage_{j}_{step}_{i}") for i, v in enumerate(stages[-1])))
+                stages.append(
+                    tuple(_register(m, v, f"stage_{j}_{step}_{i}") for i, v in enumerate(stages[-1]))
+                )
             for c in range(config.tile_cols):
                 stored.append(self._column(m, j * config.tile_cols + c, stages))
         self._drain(m, stored)
@@ -105,7 +109,9 @@ class Accumulators(wiring.Component):
             columns = range(lane, config.cols, config.post_lanes)
             chosen = []
             for index in range(2):
-                value = Signal(signed(config.accumulator_width), name=f"lane_{lane}_half_{index}", reset_less=True)
+                value = Signal(
+                    signed(config.accumulator_width), name=f"lane_{lane}_half_{index}", reset_less=True
+                )
                 m.d.sync += value.eq(Array([stored[column][index] for column in columns])[chunk])
                 chosen.append(value)
             value = Signal(signed(config.accumulator_width), name=f"lane_{lane}", reset_less=True)

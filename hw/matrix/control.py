@@ -11,18 +11,21 @@ from popshift.hw.matrix.feeder import WEIGHT_ADDRESS_BITS
 
 
 class MatrixControl(wiring.Component):
-    """Issues one pixel a cycle; starts a pass when its weights are loaded and, for a first pass, an accumulator half is empty.
+    """Issues one pixel a cycle; starts a pass when its weights are loaded and, for a first pass, an
+    accumulator half is empty.
 
     Passes follow each other without a pause if these conditions hold during the last pixel of the one before.
 
     Members
     -------
-    command ports: see `command_members`. idle: the next instruction may come. illegal: the instruction asks for a PE kind that does not exist.
+    command ports: see `command_members`. idle: the next instruction may come. illegal: the instruction asks
+        for a PE kind that does not exist.
     weight_start, weight_base, weight_more, weight_ready: the feeder's.
     half_busy: In: per accumulator half, not yet drained.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
     clear: the pass does not add to what the accumulators hold. half: the half it works in.
-    take: the half named by `take_half` is taken (from the next cycle on). last: the last pixel of a half's last pass.
+    take: the half named by `take_half` is taken (from the next cycle on). last: the last pixel of a half's
+        last pass.
     outside, overfull: the pixel address is beyond the memory; more pixels than a half holds.
     wait_weights, wait_accumulators: a pass is due and waits for this.
     """

@@ -20,11 +20,13 @@ class WeightFeeder(wiring.Component):
 
     Members
     -------
-    start, base, tiles: begin a sequence of weight tiles at word `base` (`tiles` is not kept: raise `more` while there are some left).
+    start, base, tiles: begin a sequence of weight tiles at word `base` (`tiles` is not kept: raise `more`
+        while there are some left).
     more: another tile is wanted.
     switched: the tile loaded last has become active: the next may be loaded.
     ready: the next tile is loaded and waits for `switched`.
-    read_address: of the weight memory. reading: it is read in this cycle. outside: the address is beyond the memory.
+    read_address: of the weight memory. reading: it is read in this cycle. outside: the address is beyond the
+        memory.
     load, load_tile: a row arrives (with the memory's data) for this row tile.
     """
 

@@ -1,4 +1,6 @@
-"""Row gather: every row of the array reads its own bank at the pixel's address plus an offset stored beside its weights."""
+"""Row gather: every row of the array reads its own bank at the pixel's address plus an offset stored beside
+its weights.
+"""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -11,7 +13,8 @@ from popshift.hw.memory.activations import address_bits
 class RowGather(wiring.Component):
     """Per-bank read addresses for the matrix unit; a common address for everybody else.
 
-    Row tile i works i cycles after row tile 0. The addresses are registered: they follow the pixel by one cycle.
+    Row tile i works i cycles after row tile 0. The addresses are registered: they follow the pixel by one
+    cycle.
 
     Members
     -------
@@ -49,7 +52,9 @@ class RowGather(wiring.Component):
         bits = address_bits(config)
         beyond = Signal()  # checked once, as the row is loaded
         m.d.sync += beyond.eq(self.load & (self.load_offset[bits:] != 0))
-        wave = Cat(self.pixel, self.pixel_valid, self.switch, self.load, self.load_tile, self.load_offset[:bits])
+        wave = Cat(
+            self.pixel, self.pixel_valid, self.switch, self.load, self.load_tile, self.load_offset[:bits]
+        )
         fields = (bits, 1, 1, 1, len(self.load_tile), bits)
         outside = beyond
         for i in range(config.mesh_rows):

@@ -1,6 +1,8 @@
-"""The pipelined mesh of combinational tiles: weight-stationary, in the manner of Gemmini's (Genc et al., DAC 2021)."""
+"""The pipelined mesh of combinational tiles: weight-stationary, in the manner of Gemmini's (Genc et al., DAC
+2021).
+"""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,8 +24,10 @@ def mesh_latency(config: AcceleratorConfig) -> int:
 class Mesh(wiring.Component):
     """`rows` x `cols` PEs in tiles of `tile_rows` x `tile_cols`.
 
-    Everything is one wavefront: what enters row tile i must come i cycles after row tile 0; column tile j answers j cycles after
-    column tile 0. Inside, activations and control move right, weights and partial sums down, a register per tile.
+    Everything is one wavefront: what enters row tile i must come i cycles after row tile 0; column tile j
+        answers j cycles after
+    column tile 0. Inside, activations and control move right, weights and partial sums down, a register per
+    tile.
 
     Members
     -------
@@ -60,11 +64,15 @@ class Mesh(wiring.Component):
                 tile = Module()
                 m.submodules[f"tile_{i}_{j}"] = tile
                 sums[j] = [
-                    self._column_sum(tile, activations, weights[j][c], switch, load, sums[j][c], f"r{i}_c{j}_{c}")
+                    self._column_sum(
+                        tile, activations, weights[j][c], switch, load, sums[j][c], f"r{i}_c{j}_{c}"
+                    )
                     for c in range(config.tile_cols)
                 ]
                 if j + 1 < config.mesh_cols:
-                    activations = [_hop(tile, value, f"activation_{r}") for r, value in enumerate(activations)]
+                    activations = [
+                        _hop(tile, value, f"activation_{r}") for r, value in enumerate(activations)
+                    ]
                     switch, load = _hop(tile, switch, "switch"), _hop(tile, load, "load")
                 if i + 1 < config.mesh_rows:
                     weights[j] = [_hop(tile, value, f"weight_down_{c}") for c, value in enumerate(weights[j])]
@@ -85,7 +93,7 @@ class Mesh(wiring.Component):
         return tiles
 
     def _column_sum(self, m: Module, activations, weight_in, switch, load, above, name: str) -> Signal:
-        """One column of a tile: two weight registers per row, products, adder tree, and the sum from above."""
+        """One column of a tile: two weight registers per row, products, adder tree, sum from above."""
         config, bits = self._config, self._column.WEIGHT_BITS
         rows = config.tile_rows
         shadow = [Signal(signed(bits), name=f"shadow_{name}_{r}", reset_less=True) for r in range(rows)]
@@ -94,7 +102,9 @@ class Mesh(wiring.Component):
             m.d.sync += Cat(*shadow).eq(Cat(*shadow[1:], weight_in))
         with m.If(switch):
             m.d.sync += Cat(*active).eq(Cat(*shadow))
-        level = self._column.products(m, self._technology, activations, active, stages=config.multiplier_stages)
+        level = self._column.products(
+            m, self._technology, activations, active, stages=config.multiplier_stages
+        )
         depth = 0
         while len(level) > 1:
             depth += 1

@@ -37,9 +37,11 @@ class MatrixUnit(wiring.Component):
 
     Members
     -------
-    activation_addresses, activations: every bank's read port. common, common_address: all banks read this instead.
+    activation_addresses, activations: every bank's read port. common, common_address: all banks read this
+        instead.
     weight_address, weight_data: read port of the weight memory.
-    full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been drained.
+    full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been
+        drained.
     drain_address, drain_chunk, drain_half, drained: see `Accumulators`.
     busy_halves: accumulator halves not yet drained.
     streaming, loading: an activation row, a weight row is read in this cycle.

@@ -1,4 +1,4 @@
-"""Banked activation memory: one byte a bank, an own read address for every bank, one write address for all."""
+"""Banked activation memory: one byte a bank, a read address for every bank, one write address for all."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
@@ -17,13 +17,15 @@ def address_bits(config: AcceleratorConfig) -> int:
 class ActivationMemory(wiring.Component):
     """`rows` banks of `activation_depth` bytes.
 
-    Bank b is written with byte ``b % post_lanes`` of the write data, so a group of `post_lanes` neighbouring banks takes
+    Bank b is written with byte ``b % post_lanes`` of the write data, so a group of `post_lanes` neighbouring
+    banks takes
     one result of the post unit, and the same byte in all lanes fills any set of banks.
 
     Members
     -------
     read_address: one per bank. read_data: one byte per bank, `Ram.LATENCY` cycles later.
-    write_mask: one bit per bank. write_address, write_data: registered once inside (the fan-out is wide); a write is
+    write_mask: one bit per bank. write_address, write_data: registered once inside (the fan-out is wide); a
+        write is
         visible to reads that start two cycles later.
     """
 

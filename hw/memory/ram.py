@@ -1,8 +1,11 @@
 """Block RAM with one read and one write port and an output register.
 
-Two twins with the same ports: `Ram` for Amaranth's simulator, and `VerilogRam`, an instance of the module in ``ram.v``,
-for everything that is generated. (Amaranth writes an initial value for every bit of a memory, which takes longer than
-all the rest of a design and keeps synthesis from using memories without initial values, such as iCE40's SPRAM.)
+Two twins with the same ports: `Ram` for Amaranth's simulator, and `VerilogRam`, an instance of the module in
+    ``ram.v``,
+for everything that is generated. (Amaranth writes an initial value for every bit of a memory, which takes
+longer than
+all the rest of a design and keeps synthesis from using memories without initial values, such as iCE40's
+SPRAM.)
 """
 
 from importlib import resources
@@ -22,12 +25,14 @@ def verilog_source() -> str:
 class Ram(wiring.Component):
     """A word memory that synthesis maps to block RAM on every family.
 
-    Reading a word in the cycle it is written gives either value; nothing in the accelerator depends on it. Contents are
+    Reading a word in the cycle it is written gives either value; nothing in the accelerator depends on it.
+    Contents are
     undefined until written.
 
     Members
     -------
-    read_address, read_data: data follow the address `LATENCY` cycles later (block RAM and its output register).
+    read_address, read_data: data follow the address `LATENCY` cycles later (block RAM and its output
+        register).
     write_enable, write_address, write_data: written at the end of the cycle.
     """
 
@@ -69,7 +74,8 @@ class Ram(wiring.Component):
 class VerilogRam(Ram):
     """The same memory as an instance of `VERILOG_MODULE`.
 
-    `early_register` has the second register before the memory, where it costs an address instead of a word: for
+    `early_register` has the second register before the memory, where it costs an address instead of a word:
+        for
     memories that are fast enough without a register behind them.
     """
 

@@ -77,7 +77,11 @@ class PostControl(wiring.Component):
         source = field("source")
 
         active = Signal()  # elements are still to be issued
-        x, y, chunks = Signal.like(field("x_count")), Signal.like(field("y_count")), Signal.like(field("chunks"))
+        x, y, chunks = (
+            Signal.like(field("x_count")),
+            Signal.like(field("y_count")),
+            Signal.like(field("chunks")),
+        )
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
         column = Signal.like(self.chunk)  # group of columns within the half
         address = Signal.like(self.address)
@@ -87,7 +91,10 @@ class PostControl(wiring.Component):
         half, holds_window = Signal(), Signal()
 
         from_matrix, from_channel, fill = (Signal(name=f"from_{s.name.lower()}") for s in Source)
-        m.d.comb += [signal.eq(source == s) for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)]
+        m.d.comb += [
+            signal.eq(source == s)
+            for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)
+        ]
         issue, row_end, area_end, plane_end, last_chunk = Signal(), Signal(), Signal(), Signal(), Signal()
         group_end, last_column, done = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -125,9 +132,8 @@ class PostControl(wiring.Component):
                 m.d.sync += [parameter.eq(plane_parameter), holds_window.eq(self.window)]
                 with m.If(area_end & ~field("uniform")):
                     m.d.sync += [parameter.eq(parameter + 1), plane_parameter.eq(parameter + 1)]
-        with m.Else():
-            with m.If(self.window):
-                m.d.sync += holds_window.eq(1)
+        with m.Else(), m.If(self.window):
+            m.d.sync += holds_window.eq(1)
         m.d.sync += waiting_halves.eq(waiting_halves + self.full - self.release)
         with m.If(done):
             m.d.sync += [active.eq(0), holds_window.eq(0)]

@@ -1,4 +1,6 @@
-"""One lane of the post unit: from accumulator to activation, a pure pipeline (`popshift.hw.numerics.requantise`)."""
+"""One lane of the post unit: from accumulator to activation, a pure pipeline
+(`popshift.hw.numerics.requantise`).
+"""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -10,7 +12,8 @@ from popshift.hw.numerics import Requantise
 from popshift.hw.tech.portable import Portable
 
 _SATURATED_BITS = 10
-"""A rounded value is limited to 10 bits before the zero point is added: any clamp limit still decides alike."""
+"""A rounded value is limited to 10 bits before the zero point is added: any clamp limit still decides alike.
+"""
 
 
 def product_stages(mode: Requantise) -> int:
@@ -19,16 +22,20 @@ def product_stages(mode: Requantise) -> int:
 
 
 def latency(mode: Requantise) -> int:
-    """Cycles from accumulator to activation: bias, product, (first rounding,) three of shifting, rounding, zero point, clamp."""
+    """Cycles from accumulator to activation: bias, product, (first rounding,) three of shifting, rounding,
+    zero point, clamp.
+    """
     return 1 + product_stages(mode) + (mode is Requantise.EXACT) + 3 + 1 + 1 + 1
 
 
 class RequantiseLane(wiring.Component):
-    """``clamp(zero_point + round((accumulator + bias) * factor))``, one result a cycle, `latency` cycles later.
+    """``clamp(zero_point + round((accumulator + bias) * factor))``, one result a cycle, `latency` cycles
+    later.
 
     Members
     -------
-    accumulator, bias, multiplier, shift: of one element. zero_point, low, high: constant while elements are under way.
+    accumulator, bias, multiplier, shift: of one element. zero_point, low, high: constant while elements are
+        under way.
     activation: the result.
     """
 
@@ -74,7 +81,8 @@ class RequantiseLane(wiring.Component):
     def _shift_away(self, m: Module, value: Signal, shift) -> Signal:
         """Arithmetic shift right with rounding half away from zero, saturated; 4 cycles.
 
-        A barrel shifter that carries the last bit shifted out (guard) and whether any below it was one (sticky):
+        A barrel shifter that carries the last bit shifted out (guard) and whether any below it was one
+            (sticky):
         round up if guard and (value >= 0 or sticky).
         """
         guard, sticky = Const(0, 1), Const(0, 1)

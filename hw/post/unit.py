@@ -1,6 +1,6 @@
 """The post unit: drains accumulators or windows, requantises, writes activations; and fills padding."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -45,10 +45,12 @@ class PostUnit(wiring.Component):
     Members
     -------
     command ports, idle, illegal. full, release, drain_*, drained: the matrix unit's accumulators.
-    window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values: its values, a cycle later.
+    window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values:
+        its values, a cycle later.
     parameter_address, parameter_data: read port of the parameter memory.
     write_mask (one bit per bank group), write_address, write_data: to the activation memory.
-    issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations, overfull: errors.
+    issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
+        overfull: errors.
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
@@ -102,7 +104,8 @@ class PostUnit(wiring.Component):
             self.overfull.eq(control.overfull),
         ]
         from_matrix = control.source == Source.MATRIX
-        # The matrix unit's values take longer than the others: its parameters are asked for later, its elements wait longer.
+        # The matrix unit's values take longer than the others: its parameters are asked for later, its
+        # elements wait longer.
         wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
         late_address = _delay(m, control.parameter_address, wait, "parameter_address")
         m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))

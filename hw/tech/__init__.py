@@ -1,4 +1,6 @@
-"""Device technologies: how multipliers and memories become gates. One file each, chosen by name when a design is generated."""
+"""Device technologies: how multipliers and memories become gates. One file each, chosen by name when a design
+is generated.
+"""
 
 from popshift.hw.tech.ecp5 import Ecp5
 from popshift.hw.tech.gowin import Gowin

@@ -32,9 +32,11 @@ class Ecp5(Portable):
 
 
 def _row_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
-    """A signed 8 x 8 LUT multiplier: the two nibbles of `b` side by side, one row of carry cells per bit, then their sum.
+    """A signed 8 x 8 LUT multiplier: the two nibbles of `b` side by side, one row of carry cells per bit,
+    then their sum.
 
-    Some 90 LUT4, where synthesis makes 150 of ``*``. With two stages the rows are combinational, with more they are cut in the middle.
+    Some 90 LUT4, where synthesis makes 150 of ``*``. With two stages the rows are combinational, with more
+    they are cut in the middle.
     """
     cut = 1 if stages > 2 else 0
     low = _nibble_product(m, a, b[:4], signed_nibble=False, cut=cut)

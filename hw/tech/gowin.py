@@ -16,7 +16,9 @@ class Gowin(Portable):
     def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
         blocks = self.take_dsp(len(pairs))
         return [
-            _block(m, a, b, stages=stages, bits=9) if index < blocks else self.lut_product(m, a, b, stages=stages)
+            _block(m, a, b, stages=stages, bits=9)
+            if index < blocks
+            else self.lut_product(m, a, b, stages=stages)
             for index, (a, b) in enumerate(pairs)
         ]
 
@@ -28,7 +30,9 @@ class Gowin(Portable):
 
 
 def _block(m: Module, a, b, *, stages: int, bits: int = 18) -> Signal:
-    """One MULT9X9 or MULT18X18; stages beyond its own registers are added in fabric, fewer drop the output register."""
+    """One MULT9X9 or MULT18X18; stages beyond its own registers are added in fabric, fewer drop the output
+    register.
+    """
     inner = min(stages, DSP_STAGES)
     operands = {}
     for letter, operand in (("A", a), ("B", b)):

@@ -1,4 +1,6 @@
-"""Lattice iCE40 UltraPlus: SB_MAC16 blocks, two 8 x 8 products or one 16 x 16 each, and single-port SPRAM (FPGA-TN-02007)."""
+"""Lattice iCE40 UltraPlus: SB_MAC16 blocks, two 8 x 8 products or one 16 x 16 each, and single-port SPRAM
+(FPGA-TN-02007).
+"""
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
@@ -31,7 +33,6 @@ class Ice40(Portable):
         high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
         return delayed(m, low + (high << 16), signed(len(a) + len(b)), 1, "wide_product")
 
-
     def ram(self, *, width: int, depth: int) -> Ram:
         return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
 
@@ -44,7 +45,8 @@ class Spram(Ram):
 
     def elaborate(self, platform):
         m = Module()
-        # The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered with it.
+        # The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered
+        # with it.
         address, write_data, write_enable = Signal(14), Signal(self.width), Signal()
         m.d.sync += [
             address.eq(Mux(self.write_enable, self.write_address, self.read_address)),
@@ -99,7 +101,9 @@ def _pair(m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list
         o_O=output,
     )
     halves = [output[:16].as_signed(), output[16:].as_signed()]
-    return [delayed(m, half, signed(16), stages - 2, "product") for half, _ in zip(halves, pairs, strict=False)]
+    return [
+        delayed(m, half, signed(16), stages - 2, "product") for half, _ in zip(halves, pairs, strict=False)
+    ]
 
 
 def _mac16(m: Module, a, b, *, a_signed: bool, stages: int) -> Signal:

@@ -14,9 +14,11 @@ def split_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
 
 
 def wide_from_pieces(m: Module, a: Signal, b: Signal, *, stages: int, piece_bits: int, block) -> Signal:
-    """A wide signed product from unsigned low pieces of `piece_bits` and signed high pieces, each one DSP block.
+    """A wide signed product from unsigned low pieces of `piece_bits` and signed high pieces, each one DSP
+    block.
 
-    Takes 4 stages when `b` fits one block, 5 when both operands are split: blocks 3, one or two levels of addition.
+    Takes 4 stages when `b` fits one block, 5 when both operands are split: blocks 3, one or two levels of
+        addition.
     """
     width = len(a) + len(b)
 

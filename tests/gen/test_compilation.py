@@ -76,6 +76,8 @@ def images(count: int = 8) -> torch.Tensor:
 @pytest.mark.parametrize("config", ref.CONFIGS[1:3], ids=lambda config: str(config.requantise))
 def test_a_graph_survives_its_file(config):
     graph = graph_of_every_operator(config)
+    window = Window((2, 3), stride=(2, 1), padding=(1, 0, 2, 1), dilation=(2, 1))
+    ref.convolution(np.random.default_rng(0), graph, "x", "w", 2, window)
     data = graph_file.to_bytes(graph)
     same_graph(graph, graph_file.from_bytes(data))
     assert graph_file.to_bytes(graph_file.from_bytes(data)) == data

@@ -32,7 +32,9 @@ def run_core(
     most_cycles: int = 200_000,
     trace: str | None = None,
 ) -> Outcome:
-    """Load everything, run from word 0, read all of the activation memory that `activations` (rows, words) covers."""
+    """Load everything, run from word 0, read all of the activation memory that `activations` (rows, words)
+    covers.
+    """
     core = Core(config=config, technology=TECHNOLOGIES[technology]())
     outcome = Outcome(Status.RUNNING, 0, {}, np.zeros_like(activations))
 

@@ -1,4 +1,6 @@
-"""A design that compares, cycle by cycle, what every device technology makes with what the portable one makes."""
+"""A design that compares, cycle by cycle, what every device technology makes with what the portable one
+makes.
+"""
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
@@ -26,7 +28,12 @@ class PrimitiveComparison(wiring.Component):
     def __init__(self) -> None:
         self._flags: dict[str, Signal] = {}
         self._names = [
-            *(f"{name}-{kind}-{stages}" for name in ("ecp5", "gowin") for stages in STAGES for kind in ("dsp", "lut")),
+            *(
+                f"{name}-{kind}-{stages}"
+                for name in ("ecp5", "gowin")
+                for stages in STAGES
+                for kind in ("dsp", "lut")
+            ),
             *(f"ice40-{kind}-{stages}" for stages in STAGES for kind in ("first", "second", "single", "lut")),
             "ecp5-wide-exact",
             "ecp5-wide-compact",
@@ -73,7 +80,9 @@ class PrimitiveComparison(wiring.Component):
                 for kind, value, reference in zip(("dsp", "lut"), found, wanted, strict=False):
                     self._compare(m, f"{technology.name}-{kind}-{stages}", value, reference)
             found = Ice40(dsp_multipliers=3).products(m, pairs, stages=stages)
-            for kind, value, reference in zip(("first", "second", "single", "lut"), found, wanted, strict=True):
+            for kind, value, reference in zip(
+                ("first", "second", "single", "lut"), found, wanted, strict=True
+            ):
                 self._compare(m, f"ice40-{kind}-{stages}", value, reference)
         (late,), (right,) = (Portable().products(m, pairs[:1], stages=stages) for stages in (3, 2))
         self._compare(m, "one-cycle-late", late, right)
@@ -121,7 +130,9 @@ def _noise(m: Module, seed: int) -> Signal:
 
 
 def _corners(m: Module, value, choice, amount):
-    """Random bits, all zeros, all ones, one bit, few bits, or long runs of ones at the bottom: carries everywhere."""
+    """Random bits, all zeros, all ones, one bit, few bits, or long runs of ones at the bottom: carries
+    everywhere.
+    """
     width = len(value)
     top = Const(1 << (width - 1), width)
     low_ones = value | ((1 << 17) - 1)

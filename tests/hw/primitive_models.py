@@ -1,7 +1,9 @@
 """Verilog models of device primitives, to simulate what device technologies instantiate.
 
-CCU2C, SB_MAC16 and SB_SPRAM256KA are those of yosys. Its multipliers of ECP5 and Gowin are empty boxes: theirs are
-written here after Lattice FPGA-TN-02205 (sysDSP usage guide) and Gowin UG287 (DSP user guide): operands, product and
+CCU2C, SB_MAC16 and SB_SPRAM256KA are those of yosys. Its multipliers of ECP5 and Gowin are empty boxes:
+theirs are
+written here after Lattice FPGA-TN-02205 (sysDSP usage guide) and Gowin UG287 (DSP user guide): operands,
+    product and
 result each pass a register or not.
 """
 
@@ -29,7 +31,8 @@ endmodule
 """
 
 _GOWIN = """
-module MULT{bits}X{bits} #(parameter AREG = 0, BREG = 0, PIPE_REG = 0, OUT_REG = 0, ASIGN_REG = 0, BSIGN_REG = 0,
+module MULT{bits}X{bits} #(parameter AREG = 0, BREG = 0, PIPE_REG = 0, OUT_REG = 0, ASIGN_REG = 0, BSIGN_REG =
+0,
     SOA_REG = 0, MULT_RESET_MODE = "SYNC")
   (input [{top}:0] A, SIA, B, SIB, input ASIGN, BSIGN, ASEL, BSEL, CE, CLK, RESET, output [{out}:0] DOUT);
   wire [{out}:0] product;

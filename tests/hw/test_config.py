@@ -8,7 +8,17 @@ from popshift.hw.errors import EXIT_BAD_INPUT, ConfigError
 
 def test_shipped_configurations():
     configs = named_configs()
-    assert {"tiny", "icebreaker", "ulx3s-12f", "ulx3s-85f", "orangecrab-25f", "tangnano-20k", "a8", "a16", "a32"} <= set(configs)
+    assert {
+        "tiny",
+        "icebreaker",
+        "ulx3s-12f",
+        "ulx3s-85f",
+        "orangecrab-25f",
+        "tangnano-20k",
+        "a8",
+        "a16",
+        "a32",
+    } <= set(configs)
     for name, config in configs.items():
         assert config.name == name and load_config(name) == config
 
@@ -25,14 +35,35 @@ def test_toml_round_trip(tmp_path):
     [
         ({"rows": 0}, "configuration tiny: rows must be 1 .. 64, not 0; choose a value in that range"),
         ({"rows": "4"}, "configuration tiny: rows must be an integer, not '4'; correct it"),
-        ({"tile_rows": 3}, "configuration tiny: tile_rows must divide rows = 4, not 3; choose one of [1, 2, 4]"),
-        ({"post_lanes": 3}, "configuration tiny: post_lanes must divide rows = 4, not 3; choose one of [1, 2, 4]"),
-        ({"requantise": "fast"}, "configuration tiny: requantise must be one of exact, compact, not 'fast'; correct it"),
-        ({"pe_kinds": ["gpu"]}, "configuration tiny: pe_kinds must be among mul, not ('gpu',); remove the unknown kind"),
-        ({"accumulator_width": 24}, "configuration tiny: accumulator_width must be one of 32, not 24; choose one of them"),
+        (
+            {"tile_rows": 3},
+            "configuration tiny: tile_rows must divide rows = 4, not 3; choose one of [1, 2, 4]",
+        ),
+        (
+            {"post_lanes": 3},
+            "configuration tiny: post_lanes must divide rows = 4, not 3; choose one of [1, 2, 4]",
+        ),
+        (
+            {"requantise": "fast"},
+            "configuration tiny: requantise must be one of exact, compact, not 'fast'; correct it",
+        ),
+        (
+            {"pe_kinds": ["gpu"]},
+            "configuration tiny: pe_kinds must be among mul, not ('gpu',); remove the unknown kind",
+        ),
+        (
+            {"accumulator_width": 24},
+            "configuration tiny: accumulator_width must be one of 32, not 24; choose one of them",
+        ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
-        ({"baud": 90_000_000}, "configuration tiny: baud must be 1200 .. 25000000, not 90000000; choose a value in that range"),
-        ({"performance_counters": 1}, "configuration tiny: performance_counters must be true or false, not 1; correct it"),
+        (
+            {"baud": 90_000_000},
+            "configuration tiny: baud must be 1200 .. 25000000, not 90000000; choose a value in that range",
+        ),
+        (
+            {"performance_counters": 1},
+            "configuration tiny: performance_counters must be true or false, not 1; correct it",
+        ),
     ],
 )
 def test_refusals(changes, message):

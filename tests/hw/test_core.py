@@ -61,7 +61,13 @@ def test_core_equals_executor(changes):
     )
     assert outcome.status is Status.DONE, (outcome, program.layers)
     np.testing.assert_array_equal(outcome.memory, machine.activations[0, :, :used])
-    for counter in (Counter.MATRIX, Counter.CHANNEL, Counter.WEIGHT_WORDS, Counter.ACTIVATION_READS, Counter.ACTIVATION_WRITES):
+    for counter in (
+        Counter.MATRIX,
+        Counter.CHANNEL,
+        Counter.WEIGHT_WORDS,
+        Counter.ACTIVATION_READS,
+        Counter.ACTIVATION_WRITES,
+    ):
         assert outcome.counters[counter] == machine.counters[counter], counter
     assert outcome.counters[Counter.CYCLES] == sum(predict(decode_all(segment.instructions), config))
     causes = [outcome.counters[c] for c in Counter if Counter.MATRIX <= c <= Counter.CONTROL]

@@ -1,4 +1,6 @@
-"""The integer truth against exact rational arithmetic and against gemmlowp's definitions, for ints, arrays and tensors."""
+"""The integer truth against exact rational arithmetic and against gemmlowp's definitions, for ints, arrays
+and tensors.
+"""
 
 import math
 import random
@@ -52,11 +54,19 @@ def test_exact_is_gemmlowp():
 def test_ints_arrays_and_tensors_agree(mode):
     rng = np.random.default_rng(SEED)
     acc = rng.integers(-(1 << 27), 1 << 27, 1000)
-    multiplier, shift = (np.array(c) for c in zip(*(numerics.quantise_multiplier(f, mode) for f in rng.uniform(1e-5, 2, 1000)), strict=True))
-    arguments = dict(zero_point=-3, low=-100, high=90, mode=mode)
+    multiplier, shift = (
+        np.array(c)
+        for c in zip(
+            *(numerics.quantise_multiplier(f, mode) for f in rng.uniform(1e-5, 2, 1000)), strict=True
+        )
+    )
+    arguments = {"zero_point": -3, "low": -100, "high": 90, "mode": mode}
     array = numerics.requantise(acc, multiplier, shift, **arguments)
     tensor = numerics.requantise(*map(torch.from_numpy, (acc, multiplier, shift)), **arguments)
-    ints = [numerics.requantise(int(a), int(m), int(s), **arguments) for a, m, s in zip(acc, multiplier, shift, strict=True)]
+    ints = [
+        numerics.requantise(int(a), int(m), int(s), **arguments)
+        for a, m, s in zip(acc, multiplier, shift, strict=True)
+    ]
     assert array.tolist() == tensor.tolist() == ints
 
 

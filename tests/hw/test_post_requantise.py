@@ -32,7 +32,15 @@ def cases(mode: Requantise) -> list[dict[str, int]]:
         multiplier = rng.randrange(1 << mode.multiplier_bits) >> rng.choice((0, 0, 0, 3, 10))
         low = rng.randrange(-128, 128)
         found.append(
-            (accumulator, bias, multiplier, rng.randrange(48), rng.randrange(-128, 128), low, rng.randrange(low, 128))
+            (
+                accumulator,
+                bias,
+                multiplier,
+                rng.randrange(48),
+                rng.randrange(-128, 128),
+                low,
+                rng.randrange(low, 128),
+            )
         )
     names = ("accumulator", "bias", "multiplier", "shift", "zero_point", "low", "high")
     proven = [c for c in found if abs((c[0] + c[1]) * c[2]) <= numerics.PRODUCT_MAX]

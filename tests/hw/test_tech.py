@@ -53,7 +53,9 @@ def wrong() -> dict[str, bool]:
         make_command = ["make", "-C", str(folder / "model"), "-f", "Vcomparison.mk", *arguments]
         run_tool(make_command, environment=settings.environment)
 
-    program = cached("primitives", key, make, what="the comparison of device primitives") / "model" / "comparison"
+    program = (
+        cached("primitives", key, make, what="the comparison of device primitives") / "model" / "comparison"
+    )
     cycles = str(primitive_comparison.CYCLES)
     done = subprocess.run([program, cycles], capture_output=True, text=True, check=True, timeout=120)
     flags = int(done.stdout, 16)

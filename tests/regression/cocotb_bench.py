@@ -20,7 +20,7 @@ import cocotb
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
-from cocotb_tools.runner import get_runner
+from cocotb_tools.runner import Verilator, get_runner
 
 from popshift.hw import emit
 from popshift.sim.build_cache import cached, digest
@@ -30,7 +30,17 @@ TOP = "bench"
 PARAMETERS = "POPSHIFT_BENCH_PARAMETERS"
 """Environment variable that carries the parameters of a run, as JSON."""
 _FLAGS = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "--assert", "--timescale", "1ns/1ps"]
+_REPLACED = {"--public-flat-rw": ["--public-depth", "1"]}
+_OPTIMISE = "-O1"
 _LOG_LINES = 40
+
+
+class _TopPortsPublic(Verilator):
+    """cocotb's runner, but only the top's ports can be reached: with all signals public nothing would be optimised."""
+
+    def _build_command(self):
+        commands = super()._build_command()
+        return [[part for word in command for part in _REPLACED.get(word, [word])] for command in commands]
 
 
 class _SideBySide(wiring.Component):
@@ -61,21 +71,20 @@ def build_bench(verilog: str) -> Path:
     """
     tool = find_verilator()
     flags = [*_FLAGS, *warning_flags()]
-    key = digest(verilog, tool.version, compiler_version(), cocotb.__version__, *flags)
+    key = digest(verilog, tool.version, compiler_version(), cocotb.__version__, str(_REPLACED), _OPTIMISE, *flags)
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
             source, log = Path(scratch, f"{TOP}.v"), Path(scratch, "log")
             source.write_text(verilog, encoding="utf-8")
-            # Python takes most of the time of a run: compile fast rather than well.
-            settings = tool.settings(Path(scratch), optimise="-O0")
+            settings = tool.settings(Path(scratch), optimise=_OPTIMISE)
             arguments = [*settings.make_arguments, *tool.link_runtime(Path(scratch), vpi=True)]
             # The runner calls make itself; a space within a variable needs a backslash there.
             makeflags = " ".join(argument.replace(" ", "\\ ") for argument in arguments)
             build_dir = Path(scratch, "model")
             with mock.patch.dict(os.environ, settings.environment | {"MAKEFLAGS": makeflags}, clear=True):
                 try:
-                    get_runner("verilator").build(
+                    _TopPortsPublic().build(
                         sources=[source],
                         hdl_toplevel=TOP,
                         build_args=flags,
@@ -103,6 +112,17 @@ class BenchRun:
     passed: tuple[str, ...]
     failed: dict[str, str]
     log: str
+
+    def only(self, module: str) -> "BenchRun":
+        """The tests of one module, and whatever kept modules from running."""
+        prefix = f"{module}."
+        failed = {name: why for name, why in self.failed.items() if name.startswith(prefix) or not self._told(name)}
+        return BenchRun(tuple(name for name in self.passed if name.startswith(prefix)), failed, self.log)
+
+    @staticmethod
+    def _told(name: str) -> bool:
+        """Whether a failure is that of a cocotb test, which names its module."""
+        return "." in name
 
     def check(self) -> None:
         """Fail the calling test if any cocotb test failed, or none ran."""

@@ -3,13 +3,15 @@
 import os
 
 import pytest
+from shapes import default_configs
 
 from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.sim.regression import CONFIGS_VARIABLE, SEED_VARIABLE
 
 
 def _configs() -> list[AcceleratorConfig]:
-    return [load_config(name) for name in os.environ.get(CONFIGS_VARIABLE, "tiny").split(os.pathsep)]
+    chosen = os.environ.get(CONFIGS_VARIABLE)
+    return [load_config(name) for name in chosen.split(os.pathsep)] if chosen else default_configs()
 
 
 @pytest.fixture(scope="session")

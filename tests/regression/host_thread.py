@@ -40,8 +40,8 @@ class BenchTransport:
     ) -> None:
         self.latency = latency
         self._to_device, self._from_device = to_device, from_device
-        self._now = 0.0
         self._nanoseconds_per_second = cycles_per_second * PERIOD_NS
+        self._now = get_sim_time("ns") / self._nanoseconds_per_second
 
     def now(self) -> float:
         """The driver's time: seconds since the simulation began, as of the last `read`."""

@@ -1,10 +1,13 @@
-"""Random instruction streams on the Verilated machine: it always stops with a status, and works again after a reset."""
+"""Random instruction streams on the Verilated machine: it always stops with a status, and works again after a
+reset.
+"""
 
 import random
 import time
 
 import numpy as np
 import pytest
+from tests.networks import small_network
 
 from popshift.firmware_py.session import Accelerator
 from popshift.gen.mapping import map_graph
@@ -14,7 +17,6 @@ from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Source, Status
 from popshift.hw.packet import Space, Type
 from popshift.sim.board import open_board
 from popshift.sim.run import run_program
-from tests.networks import small_network
 
 SEED = 11
 CYCLE_LIMIT = 60_000
@@ -45,18 +47,25 @@ def random_fields(rng: random.Random, opcode: Opcode) -> dict[str, int]:
 
 
 def random_instructions(rng: random.Random, words: int) -> list[int]:
-    """What a broken compiler might write: pairs that belong together, with addresses and counts that do not."""
+    """What a broken compiler might write: pairs that belong together, with addresses and counts that do not.
+    """
     found: list[int] = []
     while len(found) < words:
         kind = rng.choice(("matrix", "channel", "fill", "any", "end"))
         if kind == "any":
             opcode = rng.choice(list(LENGTHS))
-            found += [opcode | rng.getrandbits(28) << isa.OPCODE_BITS, *random_bytes(rng, LENGTHS[opcode] - 1)]
+            found += [
+                opcode | rng.getrandbits(28) << isa.OPCODE_BITS,
+                *random_bytes(rng, LENGTHS[opcode] - 1),
+            ]
             continue
         if kind == "end":
             found += isa.encode(isa.instruction(Opcode.END))
             continue
-        post = random_fields(rng, Opcode.POST) | {"source": Source[kind.upper()], "period": rng.choice((1, 2))}
+        post = random_fields(rng, Opcode.POST) | {
+            "source": Source[kind.upper()],
+            "period": rng.choice((1, 2)),
+        }
         if kind != "fill":
             opcode = Opcode[kind.upper()]
             front = random_fields(rng, opcode) | {"x_count": post["x_count"], "y_count": post["y_count"]}

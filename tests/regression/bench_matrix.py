@@ -1,0 +1,187 @@
+"""Cocotb tests of the matrix unit: MATRIX instructions, accumulators against PyTorch."""
+
+from collections import deque
+
+import cocotb
+import numpy as np
+from case_files import load_cases
+from cocotb.triggers import ClockCycles, FallingEdge
+from cocotb_bench import bench_parameters
+from stream_drivers import start_clock
+from unit_driver import UnitDriver
+
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Opcode
+from popshift.hw.matrix.accumulators import Accumulators
+
+_FIELDS = ("x_count", "y_count", "k_tiles", "n_tiles", "weight_base", "base", "x_step", "y_step")
+_INPUTS = (
+    *("release", "drain_address", "drain_chunk", "drain_half", "write_mask", "write_address", "write_data"),
+    *("weight_write", "weight_write_address", "weight_write_data"),
+)
+
+
+class MatrixDriver(UnitDriver):
+    """Loads the memories beside the unit and drains its accumulators."""
+
+    def __init__(self, dut) -> None:
+        self.config = AcceleratorConfig.from_dict(bench_parameters()["config"])
+        super().__init__(dut, "matrix", _INPUTS)
+        self.half = 0
+
+    async def load_image(self, image: np.ndarray) -> None:
+        """`image`: int8 (rows, words)."""
+        lanes = self.config.post_lanes
+        for group in range(self.config.bank_groups):
+            self.set("write_mask", (1 << lanes) - 1 << group * lanes)
+            for word in range(image.shape[1]):
+                self.set("write_address", word)
+                data = image[group * lanes : (group + 1) * lanes, word].tobytes()
+                self.set("write_data", int.from_bytes(data, "little"))
+                await self.step()
+        self.set("write_mask", 0)
+
+    async def load_weights(self, first: int, offsets: np.ndarray, weights: np.ndarray) -> None:
+        """One word for every row of `weights`, int8 (words, cols)."""
+        self.set("weight_write", 1)
+        for index, (offset, row) in enumerate(zip(offsets, weights, strict=True)):
+            self.set("weight_write_address", first + index)
+            self.set("weight_write_data", int(offset) | int.from_bytes(row.tobytes(), "little") << 16)
+            await self.step()
+        self.set("weight_write", 0)
+
+    async def run(self, case) -> np.ndarray:
+        """Execute an instruction; gives the accumulators, (column tiles, pixels, cols)."""
+        config, pixels = self.config, case["x_count"] * case["y_count"]
+        item = isa.instruction(Opcode.MATRIX, kind=0, **{name: case[name] for name in _FIELDS})
+        await self.command(item)
+        addresses = [(chunk, pixel) for chunk in range(config.chunks) for pixel in range(pixels)]
+        lanes, half_count = config.post_lanes, case["n_tiles"]
+        sums = np.zeros((half_count, pixels, config.cols), np.int64)
+        full, drained, delay = 0, 0, 0
+        todo: deque[tuple[int, int]] = deque()
+        arriving: deque[tuple[int, int, int] | None] = deque([None] * Accumulators.DRAIN_LATENCY)
+        watchdog = 200 + half_count * (sum(case["delays"]) + case["k_tiles"] * (pixels + 40) + len(addresses))
+        for _ in range(int(watchdog)):
+            arrived = arriving.popleft()
+            if arrived is not None:
+                value = np.frombuffer(self.get("drained").to_bytes(4 * lanes, "little"), "<i4")
+                n, chunk, pixel = arrived
+                sums[n, pixel, chunk * lanes : (chunk + 1) * lanes] = value
+            self.set("release", 0)
+            if full > drained and not todo and delay >= 0:
+                if delay < case["delays"][drained]:
+                    delay += 1
+                else:
+                    todo, delay = deque(addresses), -1
+            issued = None
+            if todo:
+                chunk, pixel = todo.popleft()
+                self.set("drain_chunk", chunk)
+                self.set("drain_address", pixel)
+                self.set("drain_half", self.half)
+                issued = (drained, chunk, pixel)
+                if not todo:  # the post unit gives a half free with the last address
+                    self.set("release", 1)
+                    drained, delay, self.half = drained + 1, 0, self.half ^ 1
+            arriving.append(issued)
+            await self.step()
+            full += self.get("full")
+            if drained == half_count and not any(arriving):
+                break
+        assert drained == half_count, f"{full} halves were filled, {half_count} are due"
+        assert full == half_count and self.get("idle") == 1 and self.get("busy_halves") == 0
+        return sums
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def accumulators_equal_pytorch(dut):
+    await start_clock(dut)
+    driver = MatrixDriver(dut)
+    (images,) = load_cases(bench_parameters()["images"])
+    loaded = ""
+    for case in load_cases(bench_parameters()["matrix"]):
+        if case["image"] != loaded:
+            loaded = case["image"]
+            await driver.load_image(images[loaded])
+        await driver.load_weights(case["weight_base"], case["offsets"], case["weights"])
+        found = await driver.run(case)
+        wrong = np.argwhere(found != case["sums"])
+        told = {name: value for name, value in case.items() if np.ndim(value) == 0}
+        assert not len(wrong), f"{len(wrong)} sums differ, first (tile, pixel, column) {wrong[0]}; {told}"
+        assert driver.get("errors") == 0, told
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def accumulators_reach_their_ends(dut):
+    """Sums just inside 32 bits: more passes than the memory has weights, which all are the same."""
+    await start_clock(dut)
+    driver = MatrixDriver(dut)
+    config, passes = driver.config, bench_parameters()["passes"]
+    await driver.load_image(np.full((config.rows, 4), -128, np.int8))
+    for weight in (-128, 127):
+        everywhere = np.full((config.weight_depth, config.cols), weight, np.int8)
+        await driver.load_weights(0, np.zeros(config.weight_depth, int), everywhere)
+        item = isa.instruction(
+            Opcode.MATRIX,
+            **{"kind": 0, "x_count": 2, "y_count": 1, "k_tiles": passes, "n_tiles": 1},
+            **{"weight_base": 0, "base": 0, "x_step": 1, "y_step": 0},
+        )
+        await driver.command(item)
+        while driver.get("idle") == 0:
+            await ClockCycles(dut.clk, 500)
+            await FallingEdge(dut.clk)
+        sums = passes * config.rows * -128 * weight
+        assert -(1 << 31) <= sums < 1 << 31
+        driver.set("drain_half", driver.half)
+        for chunk in range(config.chunks):
+            for pixel in range(2):
+                driver.set("drain_chunk", chunk)
+                driver.set("drain_address", pixel)
+                for _ in range(Accumulators.DRAIN_LATENCY):
+                    await driver.step()
+                data = driver.get("drained").to_bytes(4 * config.post_lanes, "little")
+                assert set(np.frombuffer(data, "<i4").tolist()) == {sums}
+        driver.half ^= 1
+        driver.set("release", 1)
+        await driver.step()
+        driver.set("release", 0)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def bad_addresses_are_told(dut):
+    await start_clock(dut)
+    driver = MatrixDriver(dut)
+    config = driver.config
+    await driver.load_weights(0, np.zeros(config.rows, int), np.ones((config.rows, config.cols), np.int8))
+    last = config.activation_depth - 1
+    good = {"kind": 0, "x_count": 2, "y_count": 1, "k_tiles": 1, "n_tiles": 1}
+    good |= {"weight_base": 0, "base": last - 1, "x_step": 1, "y_step": 0}
+    changes = [
+        ({}, 0),
+        ({"base": last}, 1),
+        ({"x_step": 2}, 1),
+        ({"weight_base": config.weight_depth - config.rows}, 0),
+        ({"weight_base": config.weight_depth - config.rows + 1}, 2),
+        ({"x_count": config.accumulator_depth, "x_step": 0}, 0),
+        ({"x_count": config.accumulator_depth + 1, "x_step": 0}, 4),
+    ]
+    for change, errors in changes:
+        if "weight_base" in change:
+            zeros = np.zeros(config.rows, int)
+            first = config.weight_depth - config.rows
+            await driver.load_weights(first, zeros, np.ones((config.rows, config.cols), np.int8))
+            await driver.load_weights(0, zeros, np.ones((config.rows, config.cols), np.int8))
+        await driver.command(isa.instruction(Opcode.MATRIX, **(good | change)))
+        while driver.get("idle") == 0 or driver.get("busy_halves") == 0:
+            await driver.step()
+        for _ in range(30):
+            await driver.step()
+        assert driver.get("errors") == errors, (change, driver.get("errors"))
+        for name in ("release", "clear_errors"):
+            driver.set(name, 1)
+        await driver.step()
+        for name in ("release", "clear_errors"):
+            driver.set(name, 0)
+        await driver.step()

@@ -1,0 +1,164 @@
+"""Cocotb tests of the post unit: what it writes, in order, for values from Python models of its sources."""
+
+import random
+from collections import deque
+
+import cocotb
+import numpy as np
+from case_files import load_cases
+from cocotb_bench import bench_parameters
+from stream_drivers import start_clock
+from unit_driver import UnitDriver
+
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Opcode, Source
+from popshift.hw.matrix.accumulators import Accumulators
+from popshift.hw.numerics import CHANNEL_SUM_BITS
+
+_INPUTS = (
+    *("full", "drained", "window", "window_values"),
+    *("parameter_write", "parameter_write_address", "parameter_write_data"),
+)
+_AFTER_ACTIVE = 6
+"""Cycles from `channel_active` to the first window, at least."""
+HALVES = 2
+
+
+def _packed(lanes: np.ndarray, bits: int) -> int:
+    """Signed lanes from bit 0 up."""
+    return sum((int(lane) & ((1 << bits) - 1)) << bits * index for index, lane in enumerate(lanes))
+
+
+class PostDriver(UnitDriver):
+    """Plays the matrix unit's accumulators and the channel unit, and records what is written."""
+
+    def __init__(self, dut) -> None:
+        self.config = AcceleratorConfig.from_dict(bench_parameters()["config"])
+        super().__init__(dut, "post", _INPUTS)
+        self.half = 0
+
+    async def load_parameters(self, first: int, words: np.ndarray) -> None:
+        self.set("parameter_write", 1)
+        for index, word in enumerate(words):
+            self.set("parameter_write_address", first + index)
+            self.set("parameter_write_data", int.from_bytes(word.tobytes(), "little"))
+            await self.step()
+        self.set("parameter_write", 0)
+
+    async def run(self, case) -> list[list[int]]:
+        """Execute an instruction; gives its writes: mask, address and the byte of each lane."""
+        names = isa.PLACEMENTS[Opcode.POST]
+        item = isa.instruction(Opcode.POST, **{name: case[name] for name in names})
+        await self.command(item)
+        source = Source(case["source"])
+        play = {Source.MATRIX: self._halves, Source.CHANNEL: self._windows, Source.FILL: self._nothing}[source]
+        peer = play(case)
+        writes, lanes = [], self.config.post_lanes
+        watchdog = 200 + 4 * (8 + case["pauses"]) * case["values"].shape[0] * case["values"].shape[1]
+        for _ in range(watchdog):
+            next(peer)
+            await self.step()
+            mask = self.get("write_mask")
+            if mask:
+                data = np.frombuffer(self.get("write_data").to_bytes(lanes, "little"), np.int8)
+                writes.append([mask, self.get("write_address"), *data.tolist()])
+            if self.get("idle") == 1:
+                break
+        else:
+            raise AssertionError(f"the unit is not idle after {watchdog} cycles")
+        for name in ("full", "window"):
+            self.set(name, 0)
+        for _ in range(3):
+            await self.step()
+            assert self.get("write_mask") == 0, "it wrote after it was idle"
+        return writes
+
+    def _nothing(self, case):
+        while True:
+            yield
+
+    def _halves(self, case):
+        """Hand over halves, at most two ahead; answer every address `DRAIN_LATENCY` cycles later."""
+        chunks, due = self.config.chunks, -(-case["chunks"] // self.config.chunks)
+        pause = random.Random(case["seed"])
+        handed, released, wait = 0, 0, 0
+        answers: deque[int] = deque([0] * Accumulators.DRAIN_LATENCY)
+        while True:
+            self.set("drained", answers.popleft())
+            half = self.get("drain_half")
+            group = released * chunks + self.get("drain_chunk")
+            pixel = self.get("drain_address")
+            known = group < len(case["values"]) and pixel < case["values"].shape[1] and half == self.half
+            answers.append(_packed(case["values"][group, pixel], 32) if known else random.getrandbits(31))
+            if self.get("release"):
+                released, self.half = released + 1, self.half ^ 1
+            ready = handed < due and handed - released < HALVES and wait == 0
+            self.set("full", int(ready))
+            if ready:
+                handed, wait = handed + 1, pause.randint(0, 4 * case["pauses"])
+            elif wait:
+                wait -= 1
+            yield
+
+    def _windows(self, case):
+        """Windows at least `period` cycles apart, while they are wanted; values a cycle behind the group."""
+        pause, period = random.Random(case["seed"]), case["period"]
+        groups = case["values"].reshape(case["chunks"], period, -1, self.config.post_lanes).transpose(0, 2, 1, 3)
+        windows = groups.reshape(-1, period, self.config.post_lanes)
+        strobed, wait, asked = -1, _AFTER_ACTIVE, 0
+        while True:
+            self.set("window_values", asked)
+            group, held = self.get("window_group"), strobed
+            known = 0 <= held < len(windows) and group < period
+            asked = _packed(windows[held, group], CHANNEL_SUM_BITS) if known else random.getrandbits(CHANNEL_SUM_BITS)
+            active = self.get("channel_active") == 1
+            give = active and wait == 0 and strobed + 1 < len(windows)
+            self.set("window", int(give))
+            if give:
+                strobed, wait = strobed + 1, period - 1 + pause.randint(0, case["pauses"])
+            elif wait and active:
+                wait -= 1
+            yield
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def writes_are_what_the_definitions_say(dut):
+    await start_clock(dut)
+    driver = PostDriver(dut)
+    for case in load_cases(bench_parameters()["post"]):
+        await driver.load_parameters(case["parameter_base"], case["parameters"])
+        told = {name: value for name, value in case.items() if np.ndim(value) == 0}
+        found, wanted = await driver.run(case), case["writes"].tolist()
+        for index, (got, want) in enumerate(zip(found, wanted, strict=False)):
+            assert got == want, f"write {index} (mask, address, lanes): {got} instead of {want}; {told}"
+        assert len(found) == len(wanted), told
+        assert driver.get("errors") == 0, told
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def bad_addresses_are_told_and_not_written(dut):
+    await start_clock(dut)
+    driver = PostDriver(dut)
+    config = driver.config
+    last = config.activation_depth - 1
+    good = {"source": Source.FILL, "period": 1, "uniform": 0, "zero_point": 5, "low": -128, "high": 127, "chunks": 1}
+    good |= {"parameter_base": 0, "base": last - 1, "x_count": 2, "y_count": 1, "x_step": 1, "y_step": 0}
+    good |= {"plane_step": 0, "mask": 1, "values": np.zeros((1, config.accumulator_depth + 1, config.post_lanes)), "pauses": 0}
+    good |= {"seed": 1}
+    matrix = {"source": Source.MATRIX, "base": 0, "x_step": 0}
+    changes = [
+        ({}, 0, 2),
+        ({"base": last}, 2, 1),
+        ({"chunks": 2, "plane_step": 1}, 2, 3),
+        (matrix | {"parameter_base": config.parameter_depth - 1}, 0, 2),
+        (matrix | {"parameter_base": config.parameter_depth}, 1, 2),
+        (matrix | {"x_count": config.accumulator_depth}, 0, config.accumulator_depth),
+        (matrix | {"x_count": config.accumulator_depth + 1}, 4, config.accumulator_depth + 1),
+    ]
+    for change, errors, count in changes:
+        writes = await driver.run(good | change)
+        assert (driver.get("errors"), len(writes)) == (errors, count), change
+        driver.set("clear_errors", 1)
+        await driver.step()
+        driver.set("clear_errors", 0)

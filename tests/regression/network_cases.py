@@ -1,0 +1,84 @@
+"""Networks for the whole accelerator, as programs, with what PyTorch says about every tensor."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from case_files import draw, save_cases
+from hypothesis import strategies as st
+from torch import nn
+
+from popshift.firmware_py.program import Program
+from popshift.gen import golden
+from popshift.gen.compilation import compile_module
+from popshift.gen.graph import Convolution, Graph
+from popshift.gen.mapping import map_graph
+from popshift.hw.config import AcceleratorConfig
+from tests.networks import small_network
+
+IMAGES = 2
+
+
+@st.composite
+def _networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A module with random weights, and the shape of its input."""
+    torch.manual_seed(draw(st.integers(0, 1 << 30)))
+    channels, height, width = draw(st.integers(1, 5)), draw(st.integers(4, 7)), draw(st.integers(4, 7))
+    shape, layers = (channels, height, width), []
+    for _ in range(draw(st.integers(1, 2))):
+        outputs, kernel = draw(st.integers(1, 7)), draw(st.sampled_from([(1, 1), (3, 3), (2, 3)]))
+        stride, padding = draw(st.integers(1, 2)), draw(st.integers(0, kernel[0] // 2))
+        if min(height, width) + 2 * padding < 3:
+            break
+        layers.append(nn.Conv2d(channels, outputs, kernel, stride=stride, padding=padding))
+        layers += draw(st.sampled_from([[], [nn.ReLU()], [nn.ReLU6()]]))
+        channels, height, width = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1:]
+    if min(height, width) >= 2:
+        layers += draw(st.sampled_from([[], [nn.MaxPool2d(2)], [nn.AvgPool2d(2)], [nn.MaxPool2d(2, stride=1)]]))
+    if draw(st.booleans()):
+        features = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, *shape)).shape[1]
+        layers += [nn.Flatten(), nn.Linear(features, draw(st.integers(1, 9)))]
+    return nn.Sequential(*layers), shape
+
+
+def _at_the_ends(config: AcceleratorConfig, zero_points: tuple[int, int]) -> Graph:
+    """A network with all weights at an end of their range, and zero points at both ends of theirs."""
+    rng = np.random.default_rng(zero_points[0] + 128)
+    graph = small_network(config, rng, channels=config.rows - 1 or 1, size=4, middle=config.cols + 1)
+    first, second = zero_points
+    for name, zero_point in {"x": first, "a": second, "p": second, "z": first}.items():
+        graph.tensors[name] = dataclasses.replace(graph.tensors[name], zero_point=zero_point)
+    for operator in graph.operators:
+        if isinstance(operator, Convolution):
+            operator.weight[:] = rng.choice([-128, 127], operator.weight.shape)
+    return graph
+
+
+def _images(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Random bytes, and bytes from both ends."""
+    rng = np.random.default_rng(seed)
+    return np.stack(
+        [rng.integers(-128, 128, shape), *(rng.choice([-128, 127], shape) for _ in range(IMAGES - 1))]
+    ).astype(np.int8)
+
+
+def network_cases(config: AcceleratorConfig, folder: Path, seed: int, count: int = 3) -> str:
+    """Programs and cases in `folder`; gives the file of the cases."""
+    compiled: list[tuple[str, Program, Graph]] = []
+    for index, (module, shape) in enumerate(draw(_networks(), count, seed)):
+        name = f"drawn {index}: {module}"
+        network = compile_module(module, torch.randn(8, *shape), config, name=f"network{index}")
+        compiled.append((name, network.program, network.graph))
+    for zero_points in ((-128, 127), (127, -128)):
+        graph = _at_the_ends(config, zero_points)
+        compiled.append((f"ends {zero_points}", map_graph(graph, config), graph))
+    cases: list[dict[str, Any]] = []
+    for index, (name, program, graph) in enumerate(compiled):
+        path = folder / f"{index}.pop"
+        program.save(path)
+        inputs = _images(graph.tensors[graph.inputs[0]].shape, seed + index)
+        tensors = {f"tensor {key}": value for key, value in golden.run(graph, inputs).items()}
+        cases.append({"name": name, "program": str(path), "inputs": inputs, **tensors})
+    return save_cases(folder / "networks.npz", cases)

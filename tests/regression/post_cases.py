@@ -1,0 +1,192 @@
+"""Cases for the post unit, and what it must write, computed from the definitions rather than from `hw.numerics`."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from case_files import draw
+from hypothesis import strategies as st
+
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Source
+from popshift.hw.numerics import Requantise
+
+SUM_LIMIT = 1 << 19  # the channel unit's values have 20 bits
+
+
+def multiply_by_quantised_multiplier(x: int, mantissa: int, exponent: int) -> int:
+    """MultiplyByQuantizedMultiplier of TensorFlow Lite (kernels/internal/common.h): gemmlowp's two roundings."""
+    left, right = max(exponent, 0), max(-exponent, 0)
+    product = (x << left) * mantissa
+    nudge = 1 << 30 if product >= 0 else 1 - (1 << 30)
+    total = product + nudge
+    high = abs(total) >> 31 if total >= 0 else -(abs(total) >> 31)  # C++ divides towards zero
+    mask = (1 << right) - 1
+    threshold = (mask >> 1) + (high < 0)
+    return (high >> right) + ((high & mask) > threshold)
+
+
+def round_half_away(x: Fraction) -> int:
+    """The nearest integer, ties away from zero."""
+    magnitude = int(abs(x) + Fraction(1, 2))
+    return magnitude if x >= 0 else -magnitude
+
+
+class _Factor:
+    """A random requantisation factor: as the parameter memory holds it, and as it is meant."""
+
+    def __init__(self, rng: np.random.Generator, mode: Requantise) -> None:
+        self.mode = mode
+        if mode is Requantise.EXACT:
+            corners = (1 << 30, (1 << 31) - 1)
+            self.mantissa = int(rng.choice(corners) if rng.random() < 0.3 else rng.integers(*corners))
+            self.exponent = int(rng.integers(-31, 1))
+            self.multiplier, self.shift = self.mantissa, -self.exponent
+        else:
+            self.multiplier = int(rng.choice([0, 1, 1 << 15, (1 << 16) - 1, rng.integers(1 << 16)]))
+            self.shift = int(rng.integers(0, 48))
+
+    def widen(self) -> None:
+        """Up to three bits of left shift, for small values."""
+        if self.mode is Requantise.EXACT and self.shift == 0:
+            self.exponent, self.multiplier = 3, self.mantissa << 3
+
+    def apply(self, x: int) -> int:
+        if self.mode is Requantise.EXACT:
+            return multiply_by_quantised_multiplier(x, self.mantissa, self.exponent)
+        return round_half_away(Fraction(x * self.multiplier, 1 << self.shift))
+
+
+@st.composite
+def _shapes(draw, config: AcceleratorConfig, source: Source) -> dict[str, Any]:
+    low = draw(st.integers(-128, 127))
+    most = 2 * config.chunks + 1 if source is Source.MATRIX else 4
+    return {
+        "source": int(source),
+        "x_count": draw(st.integers(1, 5)),
+        "y_count": draw(st.integers(1, 4)),
+        "x_step": draw(st.integers(-3, 5)),
+        "y_step": draw(st.integers(-9, 9)),
+        "plane_step": draw(st.integers(-20, 40)),
+        "chunks": draw(st.integers(1, most)),
+        "period": draw(st.integers(1, config.bank_groups)),
+        "mask": draw(st.integers(1, (1 << config.bank_groups) - 1)),
+        "uniform": draw(st.integers(0, 1)),
+        "zero_point": draw(st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)),
+        "low": draw(st.sampled_from([-128, low])),
+        "high": draw(st.sampled_from([127]) | st.integers(low, 127)),
+        "corners": draw(st.booleans()),
+        "pauses": draw(st.sampled_from([0, 0, 7])),
+        "seed": draw(st.integers(0, 1 << 30)),
+    }
+
+
+def _path(case: dict[str, Any], planes: int) -> np.ndarray:
+    """Addresses from 0: (planes, pixels)."""
+    pixels, address = [], 0
+    for _ in range(case["y_count"]):
+        for x in range(case["x_count"]):
+            pixels.append(address)
+            address += case["x_step"] if x + 1 < case["x_count"] else case["y_step"]
+    return np.arange(planes)[:, None] * case["plane_step"] + np.array(pixels)
+
+
+def _value(rng: np.random.Generator, case, source: Source, factor: _Factor) -> tuple[int, int]:
+    """A value and a bias whose sum fits 32 bits; often such that the result is neither end of the clamp."""
+    limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
+    if case["corners"]:
+        value = int(rng.choice([limit - 1, -limit, 0, 1, -1]))
+    else:
+        value = int(rng.integers(-limit, limit)) >> int(rng.integers(0, limit.bit_length()))
+        if factor.shift and factor.multiplier and rng.random() < 0.5:  # aim at a result of 8 bits, or at a tie
+            one = Fraction(1 << factor.shift, factor.multiplier)
+            one *= 1 << 31 if factor.mode is Requantise.EXACT else 1
+            aimed = int(one * Fraction(int(rng.integers(-512, 513)), 2))
+            value = max(-limit, min(limit - 1, aimed))
+    return value, 0
+
+
+def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
+    """Addresses, parameters, values, and the writes in order: (mask, address, lanes)."""
+    rng, source, lanes = np.random.default_rng(case["seed"]), Source(case["source"]), config.post_lanes
+    per_plane = case["period"]
+    groups = case["chunks"] * per_plane if source is Source.CHANNEL else case["chunks"]
+    planes = -(-groups // per_plane) if source is not Source.FILL else groups
+    path = _path(case, planes)
+    span = int(path.max() - path.min())
+    base = int(rng.integers(0, config.activation_depth - span)) - int(path.min())
+    words = 1 if case["uniform"] else groups
+    factors = [[_Factor(rng, config.requantise) for _ in range(lanes)] for _ in range(words)]
+    pixels = path.shape[1]
+    biases = rng.integers(-(1 << 31), 1 << 31, (words, lanes)) >> rng.integers(0, 32, (words, lanes))
+    values = np.zeros((groups, pixels, lanes), np.int64)
+    results = np.full((groups, pixels, lanes), case["zero_point"])
+    for group, pixel, lane in np.ndindex(*values.shape):
+        if source is Source.FILL:
+            continue
+        word = 0 if case["uniform"] else group
+        factor, bias = factors[word][lane], int(biases[word, lane])
+        value, _ = _value(rng, case, source, factor)
+        limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
+        value = max(-limit, min(limit - 1, value - bias if not case["corners"] else value))
+        if not -(1 << 31) <= value + bias < 1 << 31:  # the compiler proves that no sum overflows
+            value = 0
+        values[group, pixel, lane] = value
+        scaled = factor.apply(value + bias)
+        results[group, pixel, lane] = min(max(case["zero_point"] + scaled, case["low"]), case["high"])
+    writes = _writes(case, config, source, groups, base + path, results)
+    parameter_base = int(rng.integers(0, config.parameter_depth - words + 1))
+    parameters = [
+        isa.pack_parameter(config, [(int(b), f.multiplier, f.shift) for b, f in zip(bias, row, strict=True)])
+        for bias, row in zip(biases, factors, strict=True)
+    ]
+    return case | {
+        "base": base,
+        "parameter_base": parameter_base,
+        "parameters": np.frombuffer(b"".join(parameters), np.uint8).reshape(words, -1),
+        "values": values,
+        "writes": np.array(writes, np.int64).reshape(-1, 2 + lanes),
+    }
+
+
+def _writes(case, config: AcceleratorConfig, source: Source, groups: int, path, results) -> list[list[int]]:
+    """One entry for each write to at least one bank, in the order of the instruction set's definition."""
+    found = []
+    everything = (1 << config.bank_groups) - 1
+
+    def write(group: int, plane: int, pixel: int) -> None:
+        shift = 0 if source is Source.FILL else group % case["period"]
+        mask = case["mask"] << shift & everything
+        if mask:
+            found.append([mask, int(path[plane, pixel]), *results[group, pixel].tolist()])
+
+    pixels = path.shape[1]
+    if source is Source.CHANNEL:
+        for plane in range(case["chunks"]):
+            for pixel in range(pixels):
+                for index in range(case["period"]):
+                    write(plane * case["period"] + index, plane, pixel)
+    else:
+        for group in range(groups):
+            plane = group if source is Source.FILL else group // case["period"]
+            for pixel in range(pixels):
+                write(group, plane, pixel)
+    return found
+
+
+def _whole_half(config: AcceleratorConfig) -> dict[str, Any]:
+    """As many pixels as a half holds, and a partly used last half."""
+    return {
+        **{"source": int(Source.MATRIX), "x_count": config.accumulator_depth // 2, "y_count": 2},
+        **{"x_step": 1, "y_step": 2, "plane_step": 150, "chunks": config.chunks + 1, "period": config.bank_groups},
+        **{"mask": 1, "uniform": 0, "zero_point": -128, "low": -128, "high": 127},
+        **{"corners": False, "pauses": 0, "seed": 11},
+    }
+
+
+def post_cases(config: AcceleratorConfig, seed: int, count: int = 14) -> list[dict[str, Any]]:
+    """`count` drawn instructions for each source, and corners."""
+    shapes = [_whole_half(config)]
+    shapes += [shape for source in Source for shape in draw(_shapes(config, source), count, seed)]
+    return [_complete(shape, config) for shape in shapes]

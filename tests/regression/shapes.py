@@ -1,0 +1,23 @@
+"""The accelerators that the regression builds unless others are asked for: small, and unlike each other."""
+
+from popshift.hw.config import AcceleratorConfig, load_config
+
+_CHANGES = {
+    "wide": {"rows": 2, "cols": 8, "tile_rows": 1, "tile_cols": 4, "multiplier_stages": 4},
+    "tall": {
+        "rows": 8,
+        "cols": 2,
+        "tile_rows": 2,
+        "multiplier_stages": 2,
+        "post_lanes": 1,
+        "requantise": "compact",
+    },
+    "systolic": {"rows": 3, "cols": 3, "tile_rows": 1, "tile_cols": 1, "post_lanes": 3},
+    "dot": {"rows": 8, "cols": 4, "tile_rows": 8, "tile_cols": 1, "post_lanes": 4},
+}
+
+
+def default_configs() -> list[AcceleratorConfig]:
+    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations; every number of multiplier stages."""
+    tiny = load_config("tiny")
+    return [tiny, *(tiny.replace(name=name, **changes) for name, changes in _CHANGES.items())]

@@ -1,0 +1,39 @@
+"""Every unit and the whole accelerator, for every chosen configuration: one build and one simulation for each."""
+
+import pytest
+from case_files import save_cases
+from cocotb_bench import BenchRun, build_bench, run_bench, side_by_side
+from matrix_cases import images, matrix_cases
+from network_cases import network_cases
+from post_cases import post_cases
+from unit_benches import bench_units
+
+from popshift.hw.accelerator import Accelerator
+from popshift.hw.config import AcceleratorConfig
+
+MODULES = ("bench_memory", "bench_matrix", "bench_post", "bench_link", "bench_network")
+LONG_PASSES = 1_000
+"""Passes of the longest accumulation: as many as 32 bits hold would take minutes."""
+
+
+@pytest.fixture(scope="module")
+def run(regression_config: AcceleratorConfig, regression_seed: int, tmp_path_factory) -> BenchRun:
+    config = regression_config.replace(link="stream")
+    print(f"configuration {config.name}, seed {regression_seed}")
+    units = bench_units(config) | {"accelerator": Accelerator(config=config)}
+    bench = build_bench(side_by_side(units))
+    folder = tmp_path_factory.mktemp(config.name)
+    parameters = {
+        "config": config.to_dict(),
+        "passes": LONG_PASSES,
+        "images": save_cases(folder / "images.npz", [images(config, regression_seed)]),
+        "matrix": save_cases(folder / "matrix.npz", matrix_cases(config, regression_seed)),
+        "post": save_cases(folder / "post.npz", post_cases(config, regression_seed)),
+        "networks": network_cases(config, folder, regression_seed),
+    }
+    return run_bench(bench, *MODULES, scratch=folder, seed=regression_seed, parameters=parameters)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_configuration(run: BenchRun, module: str):
+    run.only(module).check()
