@@ -26,6 +26,9 @@ ADDRESS_BITS = 16
 """Width of an activation address (a word over all banks), hence of the row offsets stored beside the weights.
 """
 
+POOL_WINDOW_MAX = 4096
+"""Most taps that `pool_window` can allow: a 64 x 64 window."""
+
 # Fields that change what a program means or how long it takes; the others (name, clock, link, which
 # multipliers) may differ between
 # the configuration a program was compiled for and the one that runs it.
@@ -56,6 +59,7 @@ class AcceleratorConfig:
     accumulator_depth: output pixels in each of the two accumulator halves.
     accumulator_width: bits, 32.
     post_lanes: output channels requantised per cycle; divides rows and cols.
+    pool_window: most taps of a pooling window, a power of two.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
     performance_counters: build the stall counters (the cycle counter is always there).
     link: ``uart`` or ``stream`` (bare byte stream, for simulation and for embedding).
@@ -80,6 +84,7 @@ class AcceleratorConfig:
     accumulator_depth: int = 512
     accumulator_width: int = 32
     post_lanes: int = 1
+    pool_window: int = POOL_WINDOW_MAX
     requantise: Requantise = Requantise.EXACT
     performance_counters: bool = True
     link: str = "stream"
@@ -108,6 +113,7 @@ class AcceleratorConfig:
         self._range("program_depth", 64, 1 << ADDRESS_BITS)
         self._range("accumulator_depth", 16, 4096)
         self._one_of("accumulator_width", (32,))
+        self._one_of("pool_window", tuple(POOL_WINDOW_MAX >> power for power in range(9)))
         if not self.pe_kinds:
             self._refuse("pe_kinds", "must name at least one kind", f"choose from {', '.join(PE_KINDS)}")
         for kind in self.pe_kinds:
@@ -186,6 +192,11 @@ class AcceleratorConfig:
     def psum_bits(self) -> int:
         """Width of the partial sums inside the mesh."""
         return numerics.mesh_psum_bits(self.rows)
+
+    @property
+    def window_bits(self) -> int:
+        """Width of the channel unit's result: the sum of `pool_window` activations."""
+        return numerics.ACTIVATION_BITS + self.pool_window.bit_length() - 1
 
     @property
     def weight_word_bytes(self) -> int:

@@ -15,7 +15,7 @@ from popshift.hw.memory.activations import ActivationMemory
 from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
 
-HOST_READ_LATENCY = 6
+HOST_READ_LATENCY = 5
 """Cycles from the command unit's read address to the byte: address and gather registers, memory, bank
 selection.
 """
@@ -137,14 +137,8 @@ class Core(wiring.Component):
             matrix.common.eq(~own | channel.addressing),
             matrix.common_address.eq(Mux(own, channel.address, host_address)),
         ]
-        # The host's byte: bank selected behind a register, to keep the wide multiplexer out of the memory's
-        # path.
-        banks = Signal.like(memory.read_data.as_value(), reset_less=True)
-        m.d.sync += banks.eq(memory.read_data)
         byte = Signal(8, reset_less=True)
-        m.d.sync += byte.eq(
-            Array([banks.word_select(bank, 8) for bank in range(config.rows)])[self.read_bank]
-        )
+        m.d.sync += byte.eq(Array([memory.read_data[bank] for bank in range(config.rows)])[self.read_bank])
         m.d.comb += self.read_data.eq(byte)
 
         group = Signal(config.rows)

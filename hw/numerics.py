@@ -20,10 +20,6 @@ ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MAX = 127  # weights are symmetric: -127 .. 127 (the array itself also takes -128)
 BIAS_BITS = 32
 SHIFT_BITS = 6
-CHANNEL_SUM_BITS = 20
-"""Width of the channel unit's per-channel result: the sum of 4096 activations."""
-CHANNEL_WINDOW_MAX = 4096
-
 EXACT_FRACTION_BITS = 31
 """``exact`` multipliers are in units of 2**-31."""
 EXACT_MULTIPLIER_BITS = 34

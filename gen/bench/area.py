@@ -17,14 +17,15 @@ from popshift.hw.control.sequencer import Sequencer
 from popshift.hw.core import HOST_READ_LATENCY
 from popshift.hw.emit import component_verilog
 from popshift.hw.errors import InputError
+from popshift.hw.isa import WORD_BITS
 from popshift.hw.link.uart import Uart
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.matrix.control import MatrixControl
-from popshift.hw.matrix.feeder import WeightFeeder
+from popshift.hw.matrix.feeder import WeightFeeder, weight_word
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh
 from popshift.hw.memory.activations import ActivationMemory
-from popshift.hw.post.unit import PostUnit
+from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech import TECHNOLOGIES
 from popshift.hw.tech.portable import Portable
 
@@ -52,6 +53,22 @@ UNITS = (
     _Unit("matrix control", lambda config, technology: MatrixControl(config=config)),
     _Unit("post unit", lambda config, technology: PostUnit(config=config, technology=technology)),
     _Unit("channel unit", lambda config, technology: ChannelUnit(config=config)),
+    _Unit(
+        "weight memory",
+        lambda config, technology: technology.weight_ram(
+            width=weight_word(config).size, depth=config.weight_depth
+        ),
+    ),
+    _Unit(
+        "parameter memory",
+        lambda config, technology: technology.ram(
+            width=parameter_word(config).size, depth=config.parameter_depth
+        ),
+    ),
+    _Unit(
+        "program memory",
+        lambda config, technology: technology.ram(width=WORD_BITS, depth=config.program_depth),
+    ),
     _Unit("sequencer", lambda config, technology: Sequencer(config=config)),
     _Unit("counters", lambda config, technology: Counters(config=config)),
     _Unit(

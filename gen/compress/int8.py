@@ -18,6 +18,7 @@ from popshift.gen.compress.ranges import QuantisationOptions, affine, calibratio
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatPool
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor
 from popshift.hw import numerics
+from popshift.hw.config import POOL_WINDOW_MAX
 from popshift.hw.errors import ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
@@ -109,9 +110,9 @@ def _pool(
     mode: Requantise,
 ) -> tuple[Tensor, Pool]:
     taps = math.prod(operator.window.kernel)
-    if taps > numerics.CHANNEL_WINDOW_MAX:
+    if taps > POOL_WINDOW_MAX:
         raise ModelError(
-            f"its window has {taps} pixels, at most {numerics.CHANNEL_WINDOW_MAX} are possible",
+            f"its window has {taps} pixels, at most {POOL_WINDOW_MAX} are possible",
             where=f"layer {operator.name}",
             remedy="pool in two steps",
         )

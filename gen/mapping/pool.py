@@ -38,6 +38,12 @@ def pool_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
     ------
     ModelError: a kernel beyond 64 x 64, or the parameters of one plane exceed the parameter memory.
     """
+    if (taps := layer.window.kernel[0] * layer.window.kernel[1]) > config.pool_window:
+        raise ModelError(
+            f"its pooling window has {taps} taps, configuration {config.name} allows {config.pool_window}",
+            where=f"layer {layer.name}",
+            remedy="raise pool_window, or pool in two steps",
+        )
     if max(layer.window.kernel) > MAX_KERNEL:
         size = " x ".join(map(str, layer.window.kernel))
         raise ModelError(

@@ -4,7 +4,6 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw import numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import ChannelOperation, Opcode
@@ -45,7 +44,7 @@ class ChannelUnit(wiring.Component):
                 "active": In(1),
                 "window": Out(1),
                 "group": In(range(max(2, config.bank_groups))),
-                "values": Out(data.ArrayLayout(signed(numerics.CHANNEL_SUM_BITS), config.post_lanes)),
+                "values": Out(data.ArrayLayout(signed(config.window_bits), config.post_lanes)),
                 "outside": Out(1),
             }
         )
@@ -115,7 +114,7 @@ class ChannelUnit(wiring.Component):
 
     def _fold(self, m: Module, maximum, valid, first, last) -> None:
         config = self._config
-        bits = numerics.CHANNEL_SUM_BITS
+        bits = config.window_bits
         held = []
         finished = _register(m, last, "finished")
         for bank in range(config.rows):

@@ -151,13 +151,19 @@ class Uart(wiring.Component):
         m.submodules.buffer = buffer = fifo.SyncFIFOBuffered(
             width=DATA_BITS, depth=self._config.link_fifo_depth + 1
         )
+        # Behind the memory's slow output a register of its own: a byte every other cycle is more than the line has.
+        held, byte = Signal(), Signal(DATA_BITS, reset_less=True)
+        with m.If(held):
+            m.d.sync += held.eq(~self.received.ready)
+        with m.Else():
+            m.d.sync += [held.eq(buffer.r_rdy), byte.eq(buffer.r_data)]
         m.d.comb += [
             receiver.rx.eq(self.rx),
             buffer.w_data.eq(receiver.payload),
             buffer.w_en.eq(receiver.valid),
-            self.received.payload.eq(buffer.r_data),
-            self.received.valid.eq(buffer.r_rdy),
-            buffer.r_en.eq(self.received.ready),
+            buffer.r_en.eq(~held),
+            self.received.payload.eq(byte),
+            self.received.valid.eq(held),
             self.tx.eq(transmitter.tx),
         ]
         wiring.connect(m, wiring.flipped(self.transmit), transmitter.i)

@@ -18,7 +18,8 @@ def tree_latency(tile_rows: int) -> int:
 
 def mesh_latency(config: AcceleratorConfig) -> int:
     """Cycles from an activation at row tile 0 to the sum at the bottom of column tile 0."""
-    return config.multiplier_stages + tree_latency(config.tile_rows) + config.mesh_rows
+    chain = config.mesh_rows if config.mesh_rows > 1 else 0  # a single row of tiles has nothing to add up
+    return config.multiplier_stages + tree_latency(config.tile_rows) + chain
 
 
 class Mesh(wiring.Component):
@@ -116,6 +117,8 @@ class Mesh(wiring.Component):
                 m.d.sync += partial.eq(sum(pair[1:], start=pair[0]))
                 following.append(partial)
             level = following
+        if config.mesh_rows == 1:
+            return level[0]
         total = Signal(signed(config.psum_bits), name=f"psum_{name}", reset_less=True)
         m.d.sync += total.eq(level[0] if above is None else above + level[0])
         return total

@@ -70,7 +70,7 @@ class PostUnit(wiring.Component):
                 "window": In(1),
                 "channel_active": Out(1),
                 "window_group": Out(range(max(2, config.bank_groups))),
-                "window_values": In(data.ArrayLayout(signed(numerics.CHANNEL_SUM_BITS), lanes)),
+                "window_values": In(data.ArrayLayout(signed(config.window_bits), lanes)),
                 "parameter_address": Out((config.parameter_depth - 1).bit_length()),
                 "parameter_data": In(parameter_word(config)),
                 "write_mask": Out(config.bank_groups),

@@ -207,7 +207,9 @@ def test_area_has_every_unit_and_the_whole(monkeypatch):
     monkeypatch.setattr(area, "_synthesise", lambda component, family: (emit_rtlil(component), counted)[1])
     found = area.area_of(TINY, "ecp5")
     assert found["whole"] == {"lut4": 1, "ff": 2, "block_ram": 4, "dsp": 5, "spram": 6, "lutram": 7}
-    assert {"mesh", "accumulators", "post unit", "channel unit", "sequencer", "UART"} <= set(found["units"])
+    assert {"mesh", "accumulators", "post unit", "channel unit", "weight memory", "UART"} <= set(
+        found["units"]
+    )
     assert found["pe"]["mul"]["lut"]["in_array"]["dsp"] == round(5 / (TINY.rows * area.STRIP_COLS), 1)
     with pytest.raises(InputError, match="unknown device family 'xilinx'"):
         area.area_of(TINY, "xilinx")

@@ -41,6 +41,7 @@ class PrimitiveComparison(wiring.Component):
             "gowin-wide-compact",
             "ice40-wide-compact",
             "spram",
+            "ice40-ram",
             "one-cycle-late",
         ]
         super().__init__({"wrong": Out(len(self._names))})
@@ -62,6 +63,7 @@ class PrimitiveComparison(wiring.Component):
         self._products(m, [(a, b), (b, ~a), (a ^ b, b), (b, a)])
         self._wide_products(m, *noise)
         self._spram(m, count, *noise)
+        self._ram(m, count, *noise)
         m.d.comb += self.wrong.eq(Cat(*(self._flags[name] for name in self._names)))
         return m
 
@@ -118,6 +120,22 @@ class PrimitiveComparison(wiring.Component):
         for _ in range(Ram.LATENCY):
             read = _next(m, read)
         self._compare(m, "spram", memories[0].read_data, memories[1].read_data, when=read)
+
+    def _ram(self, m: Module, count, one, other) -> None:
+        """A read and a write a cycle; a word written in the cycle of the read or in the next may be either."""
+        memories = [technology().ram(width=RAM_WIDTH, depth=32) for technology in (Ice40, Portable)]
+        read, write, enable = _signal(m, other[10:15], 5), _signal(m, one[:5], 5), _signal(m, one[5], 1)
+        for index, ram in enumerate(memories):
+            m.submodules[f"ram_{index}"] = ram
+            m.d.comb += [
+                ram.read_address.eq(read),
+                ram.write_enable.eq(enable | (count < SETTLED // 2)),
+                ram.write_address.eq(Mux(count < SETTLED // 2, count, write)),
+                ram.write_data.eq(one[8 : 8 + RAM_WIDTH]),
+            ]
+        certain = _next(m, ~(enable & (write == read)))
+        certain = _next(m, certain & ~(enable & (write == _next(m, read))))
+        self._compare(m, "ice40-ram", memories[0].read_data, memories[1].read_data, when=certain)
 
 
 def _noise(m: Module, seed: int) -> Signal:

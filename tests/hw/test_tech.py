@@ -3,13 +3,16 @@
 The design compares the two cycle by cycle; every pair of 8-bit operands passes every kind of PE multiplier.
 """
 
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from popshift.hw import emit
 from popshift.sim.build_cache import cached, digest
-from popshift.sim.verilator import compiler_version, find_verilator, run_tool
+from popshift.sim.verilator import Verilator, compiler_version, find_verilator, run_tool
 from tests.hw import primitive_comparison, primitive_models
 from tests.hw.primitive_comparison import PrimitiveComparison
 
@@ -33,6 +36,20 @@ int main(int argc, char** argv) {
 _FLAGS = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "--no-timing"]
 
 
+def _compile(tool: Verilator, scratch: Path, verilog: str) -> Path:
+    source, loop = scratch / "comparison.v", scratch / "main.cpp"
+    source.write_text(verilog, encoding="utf-8")
+    loop.write_text(_MAIN, encoding="utf-8")
+    settings = tool.settings(scratch, optimise="-O0")
+    names = ["--cc", "--exe", "--top-module", "comparison", "--prefix", "Vcomparison", "--Mdir", "model"]
+    command = [str(tool.command), *names, "-o", "comparison", *_FLAGS, str(source), str(loop)]
+    run_tool(command, cwd=scratch, environment=settings.environment)
+    arguments = [*settings.make_arguments, *tool.link_runtime(scratch)]
+    make = ["make", "-C", str(scratch / "model"), "-f", "Vcomparison.mk", *arguments]
+    run_tool(make, environment=settings.environment)
+    return scratch / "model" / "comparison"
+
+
 @pytest.fixture(scope="module")
 def wrong() -> dict[str, bool]:
     """For each comparison whether there was a difference."""
@@ -41,21 +58,11 @@ def wrong() -> dict[str, bool]:
     tool = find_verilator()
     key = digest(verilog, _MAIN, tool.version, compiler_version(), *_FLAGS)
 
-    def make(folder) -> None:
-        source, loop = folder / "comparison.v", folder / "main.cpp"
-        source.write_text(verilog, encoding="utf-8")
-        loop.write_text(_MAIN, encoding="utf-8")
-        settings = tool.settings(folder, optimise="-O0")
-        names = ["--cc", "--exe", "--top-module", "comparison", "--prefix", "Vcomparison", "--Mdir", "model"]
-        command = [str(tool.command), *names, "-o", "comparison", *_FLAGS, str(source), str(loop)]
-        run_tool(command, cwd=folder, environment=settings.environment)
-        arguments = [*settings.make_arguments, *tool.link_runtime(folder)]
-        make_command = ["make", "-C", str(folder / "model"), "-f", "Vcomparison.mk", *arguments]
-        run_tool(make_command, environment=settings.environment)
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
+            shutil.copy2(_compile(tool, Path(scratch), verilog), folder / "comparison")
 
-    program = (
-        cached("primitives", key, make, what="the comparison of device primitives") / "model" / "comparison"
-    )
+    program = cached("primitives", key, make, what="the comparison of device primitives") / "comparison"
     cycles = str(primitive_comparison.CYCLES)
     done = subprocess.run([program, cycles], capture_output=True, text=True, check=True, timeout=120)
     flags = int(done.stdout, 16)

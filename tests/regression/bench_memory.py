@@ -48,7 +48,9 @@ async def rams_hold_what_was_written(dut):
     inputs = ("read_address", "write_enable", "write_address", "write_data")
     drivers = {(w, d): UnitDriver(dut, f"ram_{w}_{d}", inputs, commands=False) for w, d in RAM_SHAPES}
     models = {shape: MemoryModel(shape[1]) for shape in RAM_SHAPES}
-    due: dict[tuple[int, int], deque[int | None]] = {shape: deque([None] * Ram.LATENCY) for shape in RAM_SHAPES}
+    due: dict[tuple[int, int], deque[int | None]] = {
+        shape: deque([None] * Ram.LATENCY) for shape in RAM_SHAPES
+    }
     checked = 0
     for _ in range(CYCLES):
         for (width, depth), driver in drivers.items():

@@ -20,7 +20,9 @@ def _equal(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
     places = np.argwhere(found != wanted)
     if len(places):
         at = tuple(places[0].tolist())
-        raise AssertionError(f"{len(places)} differ in {what}, first at {at}: {found[at]} instead of {wanted[at]}")
+        raise AssertionError(
+            f"{len(places)} differ in {what}, first at {at}: {found[at]} instead of {wanted[at]}"
+        )
 
 
 @cocotb.test(timeout_time=200, timeout_unit="ms")
@@ -35,7 +37,8 @@ async def every_tensor_equals_pytorch(dut):
             device.load(program, progress=False)
             profile = device.run_profiled(case["inputs"][:1])
             written = {
-                layer.output: entry.tensor for layer, entry in zip(program.layers, profile.layers, strict=True)
+                layer.output: entry.tensor
+                for layer, entry in zip(program.layers, profile.layers, strict=True)
             }
             for name, tensor in written.items():
                 _equal(f"{name} of {case['name']}", tensor, case[f"tensor {name}"][0])

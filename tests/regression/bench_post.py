@@ -14,7 +14,6 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Opcode, Source
 from popshift.hw.matrix.accumulators import Accumulators
-from popshift.hw.numerics import CHANNEL_SUM_BITS
 
 _INPUTS = (
     *("full", "drained", "window", "window_values"),
@@ -52,7 +51,9 @@ class PostDriver(UnitDriver):
         item = isa.instruction(Opcode.POST, **{name: case[name] for name in names})
         await self.command(item)
         source = Source(case["source"])
-        play = {Source.MATRIX: self._halves, Source.CHANNEL: self._windows, Source.FILL: self._nothing}[source]
+        play = {Source.MATRIX: self._halves, Source.CHANNEL: self._windows, Source.FILL: self._nothing}[
+            source
+        ]
         peer = play(case)
         writes, lanes = [], self.config.post_lanes
         watchdog = 200 + 4 * (8 + case["pauses"]) * case["values"].shape[0] * case["values"].shape[1]
@@ -104,14 +105,20 @@ class PostDriver(UnitDriver):
     def _windows(self, case):
         """Windows at least `period` cycles apart, while they are wanted; values a cycle behind the group."""
         pause, period = random.Random(case["seed"]), case["period"]
-        groups = case["values"].reshape(case["chunks"], period, -1, self.config.post_lanes).transpose(0, 2, 1, 3)
+        groups = (
+            case["values"].reshape(case["chunks"], period, -1, self.config.post_lanes).transpose(0, 2, 1, 3)
+        )
         windows = groups.reshape(-1, period, self.config.post_lanes)
         strobed, wait, asked = -1, _AFTER_ACTIVE, 0
         while True:
             self.set("window_values", asked)
             group, held = self.get("window_group"), strobed
             known = 0 <= held < len(windows) and group < period
-            asked = _packed(windows[held, group], CHANNEL_SUM_BITS) if known else random.getrandbits(CHANNEL_SUM_BITS)
+            asked = (
+                _packed(windows[held, group], self.config.window_bits)
+                if known
+                else random.getrandbits(self.config.window_bits)
+            )
             active = self.get("channel_active") == 1
             give = active and wait == 0 and strobed + 1 < len(windows)
             self.set("window", int(give))
@@ -142,9 +149,22 @@ async def bad_addresses_are_told_and_not_written(dut):
     driver = PostDriver(dut)
     config = driver.config
     last = config.activation_depth - 1
-    good = {"source": Source.FILL, "period": 1, "uniform": 0, "zero_point": 5, "low": -128, "high": 127, "chunks": 1}
+    good = {
+        "source": Source.FILL,
+        "period": 1,
+        "uniform": 0,
+        "zero_point": 5,
+        "low": -128,
+        "high": 127,
+        "chunks": 1,
+    }
     good |= {"parameter_base": 0, "base": last - 1, "x_count": 2, "y_count": 1, "x_step": 1, "y_step": 0}
-    good |= {"plane_step": 0, "mask": 1, "values": np.zeros((1, config.accumulator_depth + 1, config.post_lanes)), "pauses": 0}
+    good |= {
+        "plane_step": 0,
+        "mask": 1,
+        "values": np.zeros((1, config.accumulator_depth + 1, config.post_lanes)),
+        "pauses": 0,
+    }
     good |= {"seed": 1}
     matrix = {"source": Source.MATRIX, "base": 0, "x_step": 0}
     changes = [

@@ -1,4 +1,4 @@
-"""Cases on their way from pytest, which draws them and computes what PyTorch says, to the simulation's process."""
+"""Cases on their way from pytest, which draws them and asks PyTorch, to the process of the simulation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

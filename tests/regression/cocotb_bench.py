@@ -36,7 +36,7 @@ _LOG_LINES = 40
 
 
 class _TopPortsPublic(Verilator):
-    """cocotb's runner, but only the top's ports can be reached: with all signals public nothing would be optimised."""
+    """cocotb's runner, but only the top's ports are public: else Verilator could optimise nothing."""
 
     def _build_command(self):
         commands = super()._build_command()
@@ -71,7 +71,9 @@ def build_bench(verilog: str) -> Path:
     """
     tool = find_verilator()
     flags = [*_FLAGS, *warning_flags()]
-    key = digest(verilog, tool.version, compiler_version(), cocotb.__version__, str(_REPLACED), _OPTIMISE, *flags)
+    key = digest(
+        verilog, tool.version, compiler_version(), cocotb.__version__, str(_REPLACED), _OPTIMISE, *flags
+    )
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
@@ -116,7 +118,9 @@ class BenchRun:
     def only(self, module: str) -> "BenchRun":
         """The tests of one module, and whatever kept modules from running."""
         prefix = f"{module}."
-        failed = {name: why for name, why in self.failed.items() if name.startswith(prefix) or not self._told(name)}
+        failed = {
+            name: why for name, why in self.failed.items() if name.startswith(prefix) or not self._told(name)
+        }
         return BenchRun(tuple(name for name in self.passed if name.startswith(prefix)), failed, self.log)
 
     @staticmethod

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from case_files import draw, save_cases
 from hypothesis import strategies as st
+from tests.networks import small_network
 from torch import nn
 
 from popshift.firmware_py.program import Program
@@ -16,7 +17,6 @@ from popshift.gen.compilation import compile_module
 from popshift.gen.graph import Convolution, Graph
 from popshift.gen.mapping import map_graph
 from popshift.hw.config import AcceleratorConfig
-from tests.networks import small_network
 
 IMAGES = 2
 
@@ -36,7 +36,9 @@ def _networks(draw) -> tuple[nn.Module, tuple[int, int, int]]:
         layers += draw(st.sampled_from([[], [nn.ReLU()], [nn.ReLU6()]]))
         channels, height, width = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1:]
     if min(height, width) >= 2:
-        layers += draw(st.sampled_from([[], [nn.MaxPool2d(2)], [nn.AvgPool2d(2)], [nn.MaxPool2d(2, stride=1)]]))
+        layers += draw(
+            st.sampled_from([[], [nn.MaxPool2d(2)], [nn.AvgPool2d(2)], [nn.MaxPool2d(2, stride=1)]])
+        )
     if draw(st.booleans()):
         features = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, *shape)).shape[1]
         layers += [nn.Flatten(), nn.Linear(features, draw(st.integers(1, 9)))]

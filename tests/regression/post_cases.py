@@ -1,4 +1,4 @@
-"""Cases for the post unit, and what it must write, computed from the definitions rather than from `hw.numerics`."""
+"""Cases for the post unit, and what it must write: from the definitions, not from `hw.numerics`."""
 
 from fractions import Fraction
 from typing import Any
@@ -16,7 +16,7 @@ SUM_LIMIT = 1 << 19  # the channel unit's values have 20 bits
 
 
 def multiply_by_quantised_multiplier(x: int, mantissa: int, exponent: int) -> int:
-    """MultiplyByQuantizedMultiplier of TensorFlow Lite (kernels/internal/common.h): gemmlowp's two roundings."""
+    """TensorFlow Lite's MultiplyByQuantizedMultiplier (kernels/internal/common.h): two roundings."""
     left, right = max(exponent, 0), max(-exponent, 0)
     product = (x << left) * mantissa
     nudge = 1 << 30 if product >= 0 else 1 - (1 << 30)
@@ -41,16 +41,15 @@ class _Factor:
         if mode is Requantise.EXACT:
             corners = (1 << 30, (1 << 31) - 1)
             self.mantissa = int(rng.choice(corners) if rng.random() < 0.3 else rng.integers(*corners))
-            self.exponent = int(rng.integers(-31, 1))
-            self.multiplier, self.shift = self.mantissa, -self.exponent
+            self.exponent = int(rng.integers(-31, 4))
+            self.multiplier, self.shift = self.mantissa << max(self.exponent, 0), max(-self.exponent, 0)
         else:
             self.multiplier = int(rng.choice([0, 1, 1 << 15, (1 << 16) - 1, rng.integers(1 << 16)]))
             self.shift = int(rng.integers(0, 48))
 
-    def widen(self) -> None:
-        """Up to three bits of left shift, for small values."""
-        if self.mode is Requantise.EXACT and self.shift == 0:
-            self.exponent, self.multiplier = 3, self.mantissa << 3
+    def bears(self, x: int) -> bool:
+        """Whether the compiler would admit it: no sum and no product overflows."""
+        return -(1 << 31) <= x < 1 << 31 and abs(x * self.multiplier) < 1 << 62
 
     def apply(self, x: int) -> int:
         if self.mode is Requantise.EXACT:
@@ -99,7 +98,9 @@ def _value(rng: np.random.Generator, case, source: Source, factor: _Factor) -> t
         value = int(rng.choice([limit - 1, -limit, 0, 1, -1]))
     else:
         value = int(rng.integers(-limit, limit)) >> int(rng.integers(0, limit.bit_length()))
-        if factor.shift and factor.multiplier and rng.random() < 0.5:  # aim at a result of 8 bits, or at a tie
+        if (
+            factor.shift and factor.multiplier and rng.random() < 0.5
+        ):  # aim at a result of 8 bits, or at a tie
             one = Fraction(1 << factor.shift, factor.multiplier)
             one *= 1 << 31 if factor.mode is Requantise.EXACT else 1
             aimed = int(one * Fraction(int(rng.integers(-512, 513)), 2))
@@ -130,8 +131,11 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
         value, _ = _value(rng, case, source, factor)
         limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
         value = max(-limit, min(limit - 1, value - bias if not case["corners"] else value))
-        if not -(1 << 31) <= value + bias < 1 << 31:  # the compiler proves that no sum overflows
-            value = 0
+        if not factor.bears(value + bias):
+            value = 0 if factor.bears(bias) else max(-limit, min(limit - 1, -bias))
+        assert factor.bears(value + bias) or source is Source.CHANNEL
+        if not factor.bears(value + bias):
+            continue
         values[group, pixel, lane] = value
         scaled = factor.apply(value + bias)
         results[group, pixel, lane] = min(max(case["zero_point"] + scaled, case["low"]), case["high"])
@@ -179,7 +183,13 @@ def _whole_half(config: AcceleratorConfig) -> dict[str, Any]:
     """As many pixels as a half holds, and a partly used last half."""
     return {
         **{"source": int(Source.MATRIX), "x_count": config.accumulator_depth // 2, "y_count": 2},
-        **{"x_step": 1, "y_step": 2, "plane_step": 150, "chunks": config.chunks + 1, "period": config.bank_groups},
+        **{
+            "x_step": 1,
+            "y_step": 2,
+            "plane_step": 150,
+            "chunks": config.chunks + 1,
+            "period": config.bank_groups,
+        },
         **{"mask": 1, "uniform": 0, "zero_point": -128, "low": -128, "high": 127},
         **{"corners": False, "pauses": 0, "seed": 11},
     }

@@ -18,6 +18,6 @@ _CHANGES = {
 
 
 def default_configs() -> list[AcceleratorConfig]:
-    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations; every number of multiplier stages."""
+    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations; 2 to 4 stages."""
     tiny = load_config("tiny")
     return [tiny, *(tiny.replace(name=name, **changes) for name, changes in _CHANGES.items())]

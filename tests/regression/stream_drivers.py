@@ -90,10 +90,11 @@ class StreamDriver(_Stream):
             if not offered:
                 offered = bool(self._items) and not next(self._pauses)
                 self._valid.value = int(offered)
-                if offered:
-                    self._payload.value = self._items[0]
+                if not offered:
+                    continue
+                self._payload.value = self._items[0]
             await ReadOnly()
-            if offered and self._transfers:
+            if self._transfers:
                 offered = False
                 self._items.popleft()
                 if not self._items:

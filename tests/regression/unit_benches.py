@@ -28,11 +28,20 @@ def _pass_through(m: Module, outer: wiring.Component, inner: wiring.Component, n
 class MatrixBench(wiring.Component):
     """The matrix unit, its activation memory and its weight memory.
 
-    ``errors``: outside_activations, outside_weights and overfull, each set for good by its unit's strobe, until
+    ``errors``: outside_activations, outside_weights and overfull, each kept from its strobe until
     ``clear_errors``.
     """
 
-    _MATRIX = ("idle", "full", "release", "drain_address", "drain_chunk", "drain_half", "drained", "busy_halves")
+    _MATRIX = (
+        "idle",
+        "full",
+        "release",
+        "drain_address",
+        "drain_chunk",
+        "drain_half",
+        "drained",
+        "busy_halves",
+    )
     _MEMORY = ("write_mask", "write_address", "write_data")
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -79,7 +88,10 @@ class MatrixBench(wiring.Component):
 
 
 class PostBench(wiring.Component):
-    """The post unit and its parameter memory. ``errors``: outside_parameters, outside_activations, overfull; see above."""
+    """The post unit and its parameter memory.
+
+    ``errors``: outside_parameters, outside_activations, overfull, as in `MatrixBench`.
+    """
 
     _POST = (
         *("idle", "full", "release", "drain_address", "drain_chunk", "drain_half", "drained"),

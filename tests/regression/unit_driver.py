@@ -1,7 +1,7 @@
 """Drives a unit's ports in cocotb, one falling edge a cycle.
 
-At a falling edge the registers show what the last rising edge made of the values set a cycle before; what is set there
-counts at the next.
+At a falling edge the outputs show what the last rising edge made of the values set a cycle before; what is
+set there counts at the next.
 """
 
 from typing import Any
