@@ -215,7 +215,7 @@ class AcceleratorConfig:
 
     @property
     def bank_mask_bytes(self) -> int:
-        """Bytes of a bank mask (a bit per bank, little endian), which precedes the data of an activation write."""
+        """Bytes of a bank mask (a bit per bank), which precedes the data of an activation write."""
         return -(-self.rows // 8)
 
     @property

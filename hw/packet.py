@@ -151,7 +151,8 @@ class Frame:
         data, crc = body[:-CRC_BYTES], int.from_bytes(body[-CRC_BYTES:], "little")
         if zlib.crc32(data) != crc:
             return None
-        return cls(*HEADER.unpack_from(data), data[HEADER.size :])
+        sequence, kind, address = HEADER.unpack_from(data)
+        return cls(sequence, kind, address, data[HEADER.size :])
 
 
 def identity(config: AcceleratorConfig) -> Identity:

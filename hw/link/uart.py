@@ -151,7 +151,7 @@ class Uart(wiring.Component):
         m.submodules.buffer = buffer = fifo.SyncFIFOBuffered(
             width=DATA_BITS, depth=self._config.link_fifo_depth + 1
         )
-        # Behind the memory's slow output a register of its own: a byte every other cycle is more than the line has.
+        # A register behind the memory's slow output: a byte every other cycle is more than the line has.
         held, byte = Signal(), Signal(DATA_BITS, reset_less=True)
         with m.If(held):
             m.d.sync += held.eq(~self.received.ready)

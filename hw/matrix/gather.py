@@ -82,7 +82,7 @@ class RowGather(wiring.Component):
         m.d.comb += self.outside.eq(outside)
         return m
 
-    def _row(self, m: Module, row: int, pixel, offset: Signal) -> Signal:
+    def _row(self, m: Module, row: int, pixel, offset: Signal):
         """The address register of one bank; returns whether it points outside the memory."""
         bits = address_bits(self._config)
         total = Signal(bits + 1, name=f"address_{row}", reset_less=True)

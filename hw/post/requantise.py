@@ -78,12 +78,11 @@ class RequantiseLane(wiring.Component):
         m.d.comb += self.activation.eq(_register(m, limited, "limited", signed(8)))
         return m
 
-    def _shift_away(self, m: Module, value: Signal, shift) -> Signal:
+    def _shift_away(self, m: Module, value, shift) -> Signal:
         """Arithmetic shift right with rounding half away from zero, saturated; 4 cycles.
 
         A barrel shifter that carries the last bit shifted out (guard) and whether any below it was one
-            (sticky):
-        round up if guard and (value >= 0 or sticky).
+        (sticky): round up if guard and (value >= 0 or sticky).
         """
         guard, sticky = Const(0, 1), Const(0, 1)
         levels = list(reversed(range(numerics.SHIFT_BITS)))

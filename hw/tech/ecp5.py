@@ -59,7 +59,7 @@ def _nibble_product(m: Module, a, nibble, *, signed_nibble: bool, cut: int) -> C
     return Cat(*done, total)
 
 
-def _add_gated(m: Module, x, y, gate, *, subtract: bool) -> Signal:
+def _add_gated(m: Module, x, y, gate, *, subtract: bool):
     """9 bits of ``x + (gate ? y : 0)``, or ``x - …``, in one LUT per bit.
 
     A carry cell whose D inputs are 1 adds A and any function of B and C, because its carry looks at A alone.

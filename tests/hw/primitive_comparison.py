@@ -122,7 +122,7 @@ class PrimitiveComparison(wiring.Component):
         self._compare(m, "spram", memories[0].read_data, memories[1].read_data, when=read)
 
     def _ram(self, m: Module, count, one, other) -> None:
-        """A read and a write a cycle; a word written in the cycle of the read or in the next may be either."""
+        """A read and a write a cycle; a word written with the read or a cycle behind it may be either."""
         memories = [technology().ram(width=RAM_WIDTH, depth=32) for technology in (Ice40, Portable)]
         read, write, enable = _signal(m, other[10:15], 5), _signal(m, one[:5], 5), _signal(m, one[5], 1)
         for index, ram in enumerate(memories):
