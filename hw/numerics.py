@@ -51,6 +51,16 @@ class Requantise(StrEnum):
     def multiplier_bits(self) -> int:
         return EXACT_MULTIPLIER_BITS if self is Requantise.EXACT else COMPACT_MULTIPLIER_BITS
 
+    @property
+    def shifts(self) -> range:
+        """The shifts there are: as many as five levels of a barrel shifter give."""
+        return range(0, 32) if self is Requantise.EXACT else range(15, 47)
+
+    @property
+    def factor_limit(self) -> int:
+        """Real factors must be below this."""
+        return 8 if self is Requantise.EXACT else 2
+
 
 def rounding_shift(x: Any, n: Any, tie: Rounding) -> Any:
     """``x / 2**n`` rounded to the nearest integer, ties as `tie` says; 0 <= n < 63, |x| < 2**62."""
@@ -90,13 +100,12 @@ def requantise(
 def quantise_multiplier(real: float, mode: Requantise) -> tuple[int, int]:
     """The (multiplier, shift) that represents a positive real factor best.
 
-    ``exact`` follows TensorFlow Lite's QuantizeMultiplier: mantissa in [2**30, 2**31), rounded half away from
-    zero,
-    with a positive exponent folded into the multiplier.
+    ``exact`` follows TensorFlow Lite's QuantizeMultiplier: mantissa in [2**30, 2**31), rounded half
+    away from zero, with a positive exponent folded into the multiplier.
 
     Raises
     ------
-    ValueError: the factor is not positive and finite, or too large for the mode (8 and above).
+    ValueError: the factor is not positive and finite, or not below the mode's `factor_limit`.
     """
     if not (math.isfinite(real) and real > 0):
         raise ValueError(f"a requantisation factor must be positive and finite, not {real}")
@@ -105,19 +114,17 @@ def quantise_multiplier(real: float, mode: Requantise) -> tuple[int, int]:
     multiplier = math.floor(mantissa * (1 << bits) + 0.5)
     if multiplier == 1 << bits:
         multiplier, exponent = multiplier >> 1, exponent + 1
+    if real >= mode.factor_limit or math.ldexp(multiplier, exponent - bits) >= mode.factor_limit:
+        raise ValueError(f"a requantisation factor must be below {mode.factor_limit}, not {real}")
     if mode is Requantise.EXACT:
-        if exponent > EXACT_MULTIPLIER_BITS - EXACT_FRACTION_BITS:
-            raise ValueError(f"a requantisation factor must be below 8, not {real}")
         if exponent > 0:
             return multiplier << exponent, 0
         shift = -exponent
-        return (multiplier, shift) if shift <= EXACT_FRACTION_BITS else (0, 0)
+        return (multiplier, shift) if shift in mode.shifts else (0, 0)
     shift = bits - exponent
-    if shift < 0:
-        raise ValueError(f"a requantisation factor must be below {1 << bits}, not {real}")
-    while shift > 46 and multiplier:  # beyond the barrel shifter: give up low bits of the multiplier
+    while shift not in mode.shifts and multiplier:  # below the smallest: give up low bits of the multiplier
         multiplier, shift = multiplier >> 1, shift - 1
-    return multiplier, shift
+    return multiplier, min(shift, mode.shifts[-1])
 
 
 def identity_multiplier(mode: Requantise) -> tuple[int, int]:

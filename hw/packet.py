@@ -10,7 +10,7 @@ so a lost, damaged, doubled or reordered frame never does harm:
 
 * the expected number: execute, answer, expect the next;
 * one of the 128 numbers before it: a repetition: not executed again (reads, which do no harm, are), answered
-again;
+  again, whatever state the machine is in by now; a refused request stays refused;
 * any other: refused with a RESEND answer whose address is the number expected;
 * damaged: dropped, counted.
 

@@ -22,9 +22,9 @@ from popshift.hw.config import POOL_WINDOW_MAX
 from popshift.hw.errors import ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
-_FACTOR_LIMIT = 7.99
-"""Largest requantisation factor used: the exact mode represents factors below 8. An output range that would
-need more is finer than the accumulators' own steps several times over, and is widened."""
+_FACTOR_MARGIN = 0.01
+"""How far below the mode's limit requantisation factors stay. An output range that would need more is finer
+than the accumulators' own steps, and is widened."""
 _BIAS_MAX = 1 << 30
 """Magnitude a quantised bias may have: half the accumulator, the other half is for the products. A channel
 with weights tiny beside its bias gets coarser weights instead of a bias that does not fit."""
@@ -75,7 +75,7 @@ def _convolution(
 ) -> tuple[Tensor, Convolution]:
     flat = operator.weight.reshape(shape[0], -1)
     scales = np.maximum(np.abs(flat).max(1) / WEIGHT_MAX, np.abs(operator.bias) / (source.scale * _BIAS_MAX))
-    tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()))
+    tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()), mode)
     scales[scales == 0] = tensor.scale / source.scale  # no weights, no bias: any scale will do
     factors = source.scale * scales / tensor.scale
     weight = np.clip(np.rint(operator.weight / scales[:, None, None, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(
@@ -121,7 +121,7 @@ def _pool(
         tensor = Tensor(operator.output, shape, source.scale, source.zero_point)
         requantisation = _requantisation(operator, tensor, np.ones(channels), mode)
     else:
-        tensor = _output_tensor(operator.output, shape, output_range, source.scale / operator.divisor)
+        tensor = _output_tensor(operator.output, shape, output_range, source.scale / operator.divisor, mode)
         factor = source.scale / (operator.divisor * tensor.scale)
         requantisation = _requantisation(operator, tensor, np.full(channels, factor), mode)
     _prove(
@@ -140,11 +140,15 @@ def _pool(
 
 
 def _output_tensor(
-    name: str, shape: tuple[int, int, int], output_range: tuple[float, float], accumulator_scale: float
+    name: str,
+    shape: tuple[int, int, int],
+    output_range: tuple[float, float],
+    accumulator_scale: float,
+    mode: Requantise,
 ) -> Tensor:
     """The calibrated range, widened where the requantisation factor would be too large for the hardware."""
     scale, _ = affine(*output_range)
-    wider = max(1.0, accumulator_scale / (scale * _FACTOR_LIMIT))
+    wider = max(1.0, accumulator_scale / (scale * (mode.factor_limit - _FACTOR_MARGIN)))
     return Tensor(name, shape, *affine(output_range[0] * wider, output_range[1] * wider))
 
 

@@ -64,6 +64,7 @@ class RequantiseLane(wiring.Component):
         shift = self.shift
         for stage in range(1 + stages):
             shift = _register(m, shift, f"shift_{stage}")
+        guard, sticky = Const(0, 1), Const(0, 1)
         if self._mode is Requantise.EXACT:
             # Half-up rounding by 2**31 is the bit below the cut added to the rest.
             fraction = numerics.EXACT_FRACTION_BITS
@@ -71,21 +72,24 @@ class RequantiseLane(wiring.Component):
             value = _register(m, high_part + product[fraction - 1], "scaled", signed(self._width + 1))
             shift = _register(m, shift, "shift_scaled")
         else:
-            value = product
-        rounded = self._shift_away(m, value, shift)
+            # Every shift is at least this one, which costs nothing.
+            least = self._mode.shifts.start
+            value, guard, sticky = product[least:].as_signed(), product[least - 1], product[: least - 1].any()
+            shift = shift - least
+        rounded = self._shift_away(m, value, shift, guard, sticky)
         summed = _register(m, rounded + self.zero_point, "summed")
         limited = Mux(summed < self.low, self.low, Mux(summed > self.high, self.high, summed))
         m.d.comb += self.activation.eq(_register(m, limited, "limited", signed(8)))
         return m
 
-    def _shift_away(self, m: Module, value, shift) -> Signal:
+    def _shift_away(self, m: Module, value, shift, guard, sticky) -> Signal:
         """Arithmetic shift right with rounding half away from zero, saturated; 4 cycles.
 
         A barrel shifter that carries the last bit shifted out (guard) and whether any below it was one
         (sticky): round up if guard and (value >= 0 or sticky).
         """
-        guard, sticky = Const(0, 1), Const(0, 1)
-        levels = list(reversed(range(numerics.SHIFT_BITS)))
+        levels = list(reversed(range((len(self._mode.shifts) - 1).bit_length())))
+        assert len(levels) <= 6, "three stages of two levels"
         for stage in range(0, len(levels), 2):
             for level in levels[stage : stage + 2]:
                 amount = min(1 << level, len(value) - 1)
@@ -96,7 +100,7 @@ class RequantiseLane(wiring.Component):
                 value = Mux(take, value >> amount, value)
             value = _register(m, value, f"shifted_{stage}")
             guard, sticky = _register(m, guard, f"guard_{stage}"), _register(m, sticky, f"sticky_{stage}")
-            shift = _register(m, shift, f"shift_left_{stage}")
+            shift = _register(m, shift[: len(levels)], f"shift_left_{stage}")
         negative = value[-1]
         up = guard & (~negative | sticky)
         small = (value[_SATURATED_BITS - 2 :] == 0) | (value[_SATURATED_BITS - 2 :].all())

@@ -39,8 +39,9 @@ def test_a_case_depends_on_its_seed_alone(name):
     assert np.array_equal(first.images, again.images)
     assert not np.array_equal(first.images, other.images)
     weights = [getattr(workload.graph.operators[0], "weight", None) for workload in (first, again, other)]
-    if weights[0] is not None:
-        assert np.array_equal(weights[0], weights[1]) and not np.array_equal(weights[0], weights[2])
+    if name != "pool16":
+        values = [np.asarray(weight) for weight in weights]
+        assert np.array_equal(values[0], values[1]) and not np.array_equal(values[0], values[2])
 
 
 @pytest.mark.parametrize("name", SINGLE_LAYERS)
@@ -88,7 +89,7 @@ def test_the_hardware_counts_what_the_mapping_implies():
     assert record.weight_bytes_read == 256 * 4 * 6
     assert record.activation_bytes_read == 256 * 4
     assert record.cycles == record.predicted_cycles
-    assert record.busy is not None and record.stalls is not None
+    assert record.busy and record.stalls and record.cycles
     assert set(record.stalls) == {"weights", "accumulators", "drain", "control"}
     assert sum(record.busy.values()) + sum(record.stalls.values()) == record.cycles
     assert record.busy["matrix"] == 256
@@ -124,11 +125,12 @@ def test_every_wrong_value_is_counted(monkeypatch):
 def test_accuracy_is_the_share_of_right_answers(monkeypatch):
     monkeypatch.setattr(digits, "trained", lambda _, seed: digits.network(seed).eval())
     workload = cases.digits.__wrapped__(Requantise.EXACT, 0)
-    workload = dataclasses.replace(workload, images=workload.images[:40], labels=workload.labels[:40])
+    labels = np.asarray(workload.labels)[:40]
+    workload = dataclasses.replace(workload, images=workload.images[:40], labels=labels)
     monkeypatch.setitem(CASES, "digits", cases.Case("", lambda mode, seed: workload))
     record = next(measure.run_cases(choose(["digits"]), load_config("a8"), level=Level.ISA))
     scores = execution.golden.run(workload.graph, workload.images)[workload.graph.outputs[0]]
-    right = [int(np.argmax(score)) == label for score, label in zip(scores, workload.labels, strict=True)]
+    right = [int(np.argmax(score)) == label for score, label in zip(scores, labels, strict=True)]
     assert record.accuracy == sum(right) / 40 and record.images == 40 and 0 < sum(right) < 40
 
 

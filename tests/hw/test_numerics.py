@@ -57,7 +57,7 @@ def test_ints_arrays_and_tensors_agree(mode):
     multiplier, shift = (
         np.array(c)
         for c in zip(
-            *(numerics.quantise_multiplier(f, mode) for f in rng.uniform(1e-5, 2, 1000)), strict=True
+            *(numerics.quantise_multiplier(f, mode) for f in rng.uniform(1e-5, 1.9, 1000)), strict=True
         )
     )
     arguments = {"zero_point": -3, "low": -100, "high": 90, "mode": mode}
@@ -75,7 +75,7 @@ def test_multiplier_is_the_nearest(mode):
     rng = random.Random(SEED)
     bits = 31 if mode is Requantise.EXACT else 16
     for _ in range(2000):
-        real = 2.0 ** rng.uniform(-20, 2.9)
+        real = 2.0 ** rng.uniform(-20, math.log2(mode.factor_limit) - 0.1)
         multiplier, shift = numerics.quantise_multiplier(real, mode)
         represented = Fraction(multiplier, 1 << (shift + (31 if mode is Requantise.EXACT else 0)))
         assert abs(represented / Fraction(real) - 1) <= Fraction(1, 1 << bits)
@@ -87,6 +87,8 @@ def test_refused_factors():
             numerics.quantise_multiplier(bad, Requantise.EXACT)
     with pytest.raises(ValueError, match="must be below 8, not 8"):
         numerics.quantise_multiplier(8.0, Requantise.EXACT)
+    with pytest.raises(ValueError, match="must be below 2, not 2"):
+        numerics.quantise_multiplier(2.0, Requantise.COMPACT)
 
 
 @pytest.mark.parametrize("mode", list(Requantise))

@@ -36,7 +36,7 @@ def cases(mode: Requantise) -> list[dict[str, int]]:
                 accumulator,
                 bias,
                 multiplier,
-                rng.randrange(48),
+                rng.choice(mode.shifts),
                 rng.randrange(-128, 128),
                 low,
                 rng.randrange(low, 128),

@@ -39,13 +39,15 @@ class _Factor:
     def __init__(self, rng: np.random.Generator, mode: Requantise) -> None:
         self.mode = mode
         if mode is Requantise.EXACT:
-            corners = (1 << 30, (1 << 31) - 1)
-            self.mantissa = int(rng.choice(corners) if rng.random() < 0.3 else rng.integers(*corners))
+            ends = (1 << 30, (1 << 31) - 1)  # the first is a power of two: exact ties
+            self.mantissa = int(rng.choice(ends) if rng.random() < 0.6 else rng.integers(*ends))
             self.exponent = int(rng.integers(-31, 4))
             self.multiplier, self.shift = self.mantissa << max(self.exponent, 0), max(-self.exponent, 0)
         else:
-            self.multiplier = int(rng.choice([0, 1, 1 << 15, (1 << 16) - 1, rng.integers(1 << 16)]))
-            self.shift = int(rng.integers(0, 48))
+            self.multiplier = int(
+                rng.choice([0, 1, 1 << 15, 1 << 12, (1 << 16) - 1, *rng.integers(1 << 16, size=3)])
+            )
+            self.shift = int(rng.choice(mode.shifts))
 
     def bears(self, x: int) -> bool:
         """Whether the compiler would admit it: no sum and no product overflows."""
@@ -91,21 +93,16 @@ def _path(case: dict[str, Any], planes: int) -> np.ndarray:
     return np.arange(planes)[:, None] * case["plane_step"] + np.array(pixels)
 
 
-def _value(rng: np.random.Generator, case, source: Source, factor: _Factor) -> tuple[int, int]:
-    """A value and a bias whose sum fits 32 bits; often such that the result is neither end of the clamp."""
-    limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
+def _value(rng: np.random.Generator, case, limit: int, factor: _Factor, bias: int) -> int:
+    """An accumulator, ``-limit .. limit - 1``."""
     if case["corners"]:
-        value = int(rng.choice([limit - 1, -limit, 0, 1, -1]))
-    else:
-        value = int(rng.integers(-limit, limit)) >> int(rng.integers(0, limit.bit_length()))
-        if (
-            factor.shift and factor.multiplier and rng.random() < 0.5
-        ):  # aim at a result of 8 bits, or at a tie
-            one = Fraction(1 << factor.shift, factor.multiplier)
-            one *= 1 << 31 if factor.mode is Requantise.EXACT else 1
-            aimed = int(one * Fraction(int(rng.integers(-512, 513)), 2))
-            value = max(-limit, min(limit - 1, aimed))
-    return value, 0
+        return int(rng.choice([limit - 1, -limit, 0, 1, -1]))
+    value = int(rng.integers(-limit, limit)) >> int(rng.integers(0, limit.bit_length()))
+    if factor.multiplier and rng.random() < 0.7:  # aim at a result of 8 bits and a short fraction
+        one = Fraction(1 << factor.shift, factor.multiplier)
+        one *= 1 << 31 if factor.mode is Requantise.EXACT else 1
+        value = round(one * Fraction(int(rng.integers(-4096, 4097)), 32))
+    return max(-limit, min(limit - 1, value - bias))
 
 
 def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
@@ -120,7 +117,8 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
     words = 1 if case["uniform"] else groups
     factors = [[_Factor(rng, config.requantise) for _ in range(lanes)] for _ in range(words)]
     pixels = path.shape[1]
-    biases = rng.integers(-(1 << 31), 1 << 31, (words, lanes)) >> rng.integers(0, 32, (words, lanes))
+    narrow = 14 if source is Source.CHANNEL else 0  # a bias that the values can outweigh
+    biases = rng.integers(-(1 << 31), 1 << 31, (words, lanes)) >> rng.integers(narrow, 32, (words, lanes))
     values = np.zeros((groups, pixels, lanes), np.int64)
     results = np.full((groups, pixels, lanes), case["zero_point"])
     for group, pixel, lane in np.ndindex(*values.shape):
@@ -128,14 +126,11 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
             continue
         word = 0 if case["uniform"] else group
         factor, bias = factors[word][lane], int(biases[word, lane])
-        value, _ = _value(rng, case, source, factor)
         limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
-        value = max(-limit, min(limit - 1, value - bias if not case["corners"] else value))
+        value = _value(rng, case, limit, factor, bias)
         if not factor.bears(value + bias):
             value = 0 if factor.bears(bias) else max(-limit, min(limit - 1, -bias))
-        assert factor.bears(value + bias) or source is Source.CHANNEL
-        if not factor.bears(value + bias):
-            continue
+        assert factor.bears(value + bias)
         values[group, pixel, lane] = value
         scaled = factor.apply(value + bias)
         results[group, pixel, lane] = min(max(case["zero_point"] + scaled, case["low"]), case["high"])
@@ -179,24 +174,26 @@ def _writes(case, config: AcceleratorConfig, source: Source, groups: int, path, 
     return found
 
 
-def _whole_half(config: AcceleratorConfig) -> dict[str, Any]:
-    """As many pixels as a half holds, and a partly used last half."""
-    return {
-        **{"source": int(Source.MATRIX), "x_count": config.accumulator_depth // 2, "y_count": 2},
-        **{
-            "x_step": 1,
-            "y_step": 2,
-            "plane_step": 150,
-            "chunks": config.chunks + 1,
-            "period": config.bank_groups,
-        },
-        **{"mask": 1, "uniform": 0, "zero_point": -128, "low": -128, "high": 127},
-        **{"corners": False, "pauses": 0, "seed": 11},
+def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
+    """Several planes of all groups from every source; as many pixels as a half holds, and one half more."""
+    common = {"x_count": 3, "y_count": 2, "x_step": 1, "y_step": 7, "plane_step": 150, "mask": 1, "pauses": 0}
+    common |= {"zero_point": -128, "low": -128, "high": 127, "corners": False, "seed": 11}
+    common |= {"period": config.bank_groups, "uniform": 0}
+    planes = [
+        common
+        | {"source": int(source), "chunks": 3 if source is Source.CHANNEL else 2 * config.bank_groups + 1}
+        for source in Source
+    ]
+    whole = {
+        "source": int(Source.MATRIX),
+        "x_count": config.accumulator_depth // 2,
+        "chunks": config.chunks + 1,
     }
+    return [*planes, planes[Source.CHANNEL] | {"uniform": 1}, common | whole]
 
 
 def post_cases(config: AcceleratorConfig, seed: int, count: int = 14) -> list[dict[str, Any]]:
     """`count` drawn instructions for each source, and corners."""
-    shapes = [_whole_half(config)]
+    shapes = _corner_shapes(config)
     shapes += [shape for source in Source for shape in draw(_shapes(config, source), count, seed)]
     return [_complete(shape, config) for shape in shapes]

@@ -47,7 +47,7 @@ def random_fields(rng: random.Random, opcode: Opcode) -> dict[str, int]:
 
 
 def random_instructions(rng: random.Random, words: int) -> list[int]:
-    """What a broken compiler might write: pairs that belong together, with addresses and counts that do not."""
+    """What a broken compiler might write: pairs that belong together, addresses and counts that do not."""
     found: list[int] = []
     while len(found) < words:
         kind = rng.choice(("matrix", "channel", "fill", "any", "end"))
