@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import ChannelOperation, Opcode
 from popshift.hw.memory.activations import ActivationMemory, address_bits
@@ -58,16 +59,11 @@ class ChannelUnit(wiring.Component):
 
         running = Signal()
         address = Signal(ADDRESS_BITS, reset_less=True)
-        loops = []  # innermost first: (count field, step field)
-        for name in ("kx", "ky", "x", "y"):
-            loops.append((field(f"{name}_count"), field(f"{name}_step")))
-        loops.append((field("planes"), field("plane_step")))
-        counters = [Signal.like(count, name=f"loop_{index}") for index, (count, _) in enumerate(loops)]
-        ends = [Signal(name=f"end_{index}") for index in range(len(loops))]
-        m.d.comb += [
-            end.eq(counter == count) for end, counter, (count, _) in zip(ends, counters, loops, strict=True)
-        ]
-        last_tap = ends[0] & ends[1]
+        names = ("kx", "ky", "x", "y", "plane")  # innermost first
+        counts = [field("planes" if name == "plane" else f"{name}_count") for name in names]
+        loops = [Loop(m, count, name) for name, count in zip(names, counts, strict=True)]
+        steps = [field(f"{name}_step") for name in names]
+        last_tap, first_tap = loops[0].last & loops[1].last, Signal()
         spacing = Signal.like(field("period"))  # cycles until the window before has been taken
         issue = Signal()
         m.d.comb += issue.eq(running & self.active & (~last_tap | (spacing == 0)))
@@ -76,21 +72,21 @@ class ChannelUnit(wiring.Component):
         with m.If(issue):
             with m.If(last_tap):
                 m.d.sync += spacing.eq(field("period"))
-            step, inner = loops[-1][1], ends[0]
-            for index in reversed(range(len(loops) - 1)):
-                step = Mux(ends[index], step, loops[index][1])
-            m.d.sync += [address.eq(address + step), counters[0].eq(Mux(ends[0], 0, counters[0] + 1))]
-            for index in range(1, len(loops)):
+            step, inner = steps[-1], issue
+            for loop, own_step in zip(reversed(loops[:-1]), reversed(steps[:-1]), strict=True):
+                step = Mux(loop.last, step, own_step)
+            m.d.sync += [address.eq(address + step), first_tap.eq(last_tap)]
+            for loop in loops:
                 with m.If(inner):
-                    m.d.sync += counters[index].eq(Mux(ends[index], 0, counters[index] + 1))
-                inner = inner & ends[index]
+                    loop.advance()
+                inner = inner & loop.last
             with m.If(inner):
                 m.d.sync += running.eq(0)
         with m.If(self.go & ~self.illegal):
-            m.d.sync += [running.eq(1), address.eq(field("base"))]
-            m.d.sync += [counter.eq(0) for counter in counters]
+            m.d.sync += [running.eq(1), address.eq(field("base")), first_tap.eq(1)]
+            for loop in loops:
+                loop.restart()
 
-        first_tap = (counters[0] == 0) & (counters[1] == 0)
         flags = [issue, issue & first_tap, issue & last_tap]
         for step in range(READ_LATENCY):
             flags = [

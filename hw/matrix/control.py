@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode
 from popshift.hw.matrix.feeder import WEIGHT_ADDRESS_BITS
@@ -65,46 +66,49 @@ class MatrixControl(wiring.Component):
         field = command.field
 
         due, streaming, first = Signal(), Signal(), Signal()
-        x, y = Signal.like(field("x_count")), Signal.like(field("y_count"))
-        k, n = Signal.like(field("k_tiles")), Signal.like(field("n_tiles"))
+        x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
+        k, n = Loop(m, field("k_tiles"), "k"), Loop(m, field("n_tiles"), "n")
+        first_k = Signal()  # the next pass is the first of a half
         address = Signal(ADDRESS_BITS, reset_less=True)
         count = Signal(range(config.accumulator_depth + 1))
         clear, last_pass, half, next_half = Signal(), Signal(), Signal(), Signal()
 
-        end_of_row, end_of_pass, start = Signal(), Signal(), Signal()
+        end_of_pass, start = Signal(), Signal()
         half_free = ~self.half_busy.bit_select(next_half, 1)
         m.d.comb += [
-            end_of_row.eq(x == field("x_count")),
-            end_of_pass.eq(streaming & end_of_row & (y == field("y_count"))),
-            start.eq(due & self.weight_ready & ((k != 0) | half_free) & (~streaming | end_of_pass)),
+            end_of_pass.eq(streaming & x.last & y.last),
+            start.eq(due & self.weight_ready & (~first_k | half_free) & (~streaming | end_of_pass)),
         ]
         m.d.sync += first.eq(start)
         with m.If(streaming):
             m.d.sync += [
-                x.eq(Mux(end_of_row, 0, x + 1)),
-                y.eq(y + end_of_row),
-                address.eq(address + Mux(end_of_row, field("y_step"), field("x_step"))),
+                address.eq(address + Mux(x.last, field("y_step"), field("x_step"))),
                 count.eq(count + 1),
             ]
+            x.advance()
+            with m.If(x.last):
+                y.advance()
         with m.If(end_of_pass):
             m.d.sync += streaming.eq(0)
         with m.If(start):
             m.d.sync += [
                 streaming.eq(1),
-                x.eq(0),
-                y.eq(0),
                 address.eq(field("base")),
                 count.eq(0),
-                clear.eq(k == 0),
-                last_pass.eq(k == field("k_tiles")),
-                k.eq(k + 1),
+                clear.eq(first_k),
+                last_pass.eq(k.last),
+                first_k.eq(k.last),
             ]
-            with m.If(k == field("k_tiles")):
-                m.d.sync += [k.eq(0), n.eq(n + 1), due.eq(n != field("n_tiles"))]
-            with m.If(k == 0):
+            k.advance()
+            with m.If(k.last):
+                n.advance()
+                m.d.sync += due.eq(~n.last)
+            with m.If(first_k):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
         with m.If(self.go & ~self.illegal):
-            m.d.sync += [due.eq(1), k.eq(0), n.eq(0)]
+            m.d.sync += [due.eq(1), first_k.eq(1)]
+            for loop in (x, y, k, n):
+                loop.restart()
 
         m.d.comb += [
             self.idle.eq(~due & ~streaming),
@@ -117,12 +121,12 @@ class MatrixControl(wiring.Component):
             self.switch.eq(first),
             self.clear.eq(clear),
             self.half.eq(half),
-            self.take.eq(start & (k == 0)),
+            self.take.eq(start & first_k),
             self.take_half.eq(next_half),
             self.last.eq(end_of_pass & last_pass),
             self.outside.eq(streaming & (address >= config.activation_depth)),
             self.overfull.eq(streaming & (count == config.accumulator_depth)),
             self.wait_weights.eq(due & ~streaming & ~self.weight_ready),
-            self.wait_accumulators.eq(due & ~streaming & self.weight_ready & (k == 0) & ~half_free),
+            self.wait_accumulators.eq(due & ~streaming & self.weight_ready & first_k & ~half_free),
         ]
         return m

@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode, Source
 
@@ -77,11 +78,8 @@ class PostControl(wiring.Component):
         source = field("source")
 
         active = Signal()  # elements are still to be issued
-        x, y, chunks = (
-            Signal.like(field("x_count")),
-            Signal.like(field("y_count")),
-            Signal.like(field("chunks")),
-        )
+        x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
+        chunks, period = Loop(m, field("chunks"), "chunk"), Loop(m, field("period"), "group")
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
         column = Signal.like(self.chunk)  # group of columns within the half
         address = Signal.like(self.address)
@@ -95,39 +93,37 @@ class PostControl(wiring.Component):
             signal.eq(source == s)
             for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)
         ]
-        issue, row_end, area_end, plane_end, last_chunk = Signal(), Signal(), Signal(), Signal(), Signal()
-        group_end, last_column, done = Signal(), Signal(), Signal()
+        issue, area_end, last_column, done = Signal(), Signal(), Signal(), Signal()
+        group_end = period.last
         m.d.comb += [
             issue.eq(active & (fill | (from_matrix & (waiting_halves != 0)) | (from_channel & holds_window))),
-            row_end.eq(x == field("x_count")),
-            area_end.eq(row_end & (y == field("y_count"))),
-            last_chunk.eq(chunks == field("chunks")),
-            group_end.eq(group == field("period")),
+            area_end.eq(x.last & y.last),
             last_column.eq(column == config.chunks - 1),
-            plane_end.eq(fill | from_channel | group_end),
         ]
         next_pixel = Mux(from_channel, group_end, 1)
         with m.If(issue & next_pixel):
-            m.d.sync += x.eq(x + 1)
-            with m.If(row_end):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
+            x.advance()
+            with m.If(x.last):
+                y.advance()
             with m.If(area_end):
-                m.d.sync += [y.eq(0), chunks.eq(chunks + 1)]
-                m.d.comb += done.eq(last_chunk)
+                chunks.advance()
+                m.d.comb += done.eq(chunks.last)
+        with m.If(issue & (from_channel | (from_matrix & area_end))):
+            period.advance()
+            m.d.sync += group.eq(Mux(group_end, 0, group + 1))
         with m.If(issue & from_matrix):
             m.d.sync += address.eq(address + 1)
             with m.If(area_end):
                 m.d.sync += [
                     address.eq(0),
                     parameter.eq(parameter + ~field("uniform")),
-                    group.eq(Mux(group_end, 0, group + 1)),
                     column.eq(Mux(last_column, 0, column + 1)),
                 ]
-                with m.If(last_column | last_chunk):
+                with m.If(last_column | chunks.last):
                     m.d.sync += [half.eq(~half), column.eq(0)]
                     m.d.comb += self.release.eq(1)
         with m.If(issue & from_channel):
-            m.d.sync += [group.eq(Mux(group_end, 0, group + 1)), parameter.eq(parameter + ~field("uniform"))]
+            m.d.sync += parameter.eq(parameter + ~field("uniform"))
             with m.If(group_end):
                 m.d.sync += [parameter.eq(plane_parameter), holds_window.eq(self.window)]
                 with m.If(area_end & ~field("uniform")):
@@ -140,9 +136,6 @@ class PostControl(wiring.Component):
         with m.If(self.go & ~self.illegal):
             m.d.sync += [
                 active.eq(1),
-                x.eq(0),
-                y.eq(0),
-                chunks.eq(0),
                 group.eq(0),
                 column.eq(0),
                 address.eq(0),
@@ -150,16 +143,18 @@ class PostControl(wiring.Component):
                 plane_parameter.eq(field("parameter_base")),
                 holds_window.eq(0),
             ]
+            for loop in (x, y, chunks, period):
+                loop.restart()
         m.d.comb += [
             self.idle.eq(~active & self.drained),
             self.illegal.eq((source > Source.FILL) | (field("period") >= config.bank_groups)),
             self.begin.eq(self.go),
             self.channel_active.eq(active & from_channel),
             self.element.valid.eq(issue),
-            self.element.row_end.eq(row_end),
+            self.element.row_end.eq(x.last),
             self.element.pixel_end.eq(next_pixel),
             self.element.area_end.eq(area_end),
-            self.element.plane_end.eq(plane_end),
+            self.element.plane_end.eq(fill | from_channel | group_end),
             self.element.mask_restart.eq(fill | (group_end & (from_channel | area_end))),
             self.element.mask_shift.eq(from_channel | area_end),
             self.source.eq(source),

@@ -176,7 +176,7 @@ def _writes(case, config: AcceleratorConfig, source: Source, groups: int, path, 
 
 def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
     """Several planes of all groups from every source; as many pixels as a half holds, and one half more."""
-    common = {"x_count": 3, "y_count": 2, "x_step": 1, "y_step": 7, "plane_step": 150, "mask": 1, "pauses": 0}
+    common = {"x_count": 3, "y_count": 2, "x_step": 1, "y_step": 7, "plane_step": 40, "mask": 1, "pauses": 0}
     common |= {"zero_point": -128, "low": -128, "high": 127, "corners": False, "seed": 11}
     common |= {"period": config.bank_groups, "uniform": 0}
     planes = [
