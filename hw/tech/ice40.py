@@ -4,6 +4,7 @@
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
+from popshift.hw.errors import ConfigError
 from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable, delayed
@@ -27,7 +28,11 @@ class Ice40(Portable):
         return split_product(m, a, b, stages=stages)
 
     def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
-        assert len(a) == 32 and len(b) == 17, "iCE40 has the compact requantisation only"
+        if len(b) > 17:
+            raise ConfigError(
+                "requantise must be compact on iCE40: its multipliers are 16 bits wide",
+                remedy='set requantise = "compact"',
+            )
         factor = b[:16]  # never negative: bit 16 is its sign
         low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
         high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
