@@ -17,10 +17,6 @@ from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.post.unit import issue_to_write
 
-_GO_TO_WEIGHTS = feeder.ISSUE_TO_READY
-"""Cycles from MATRIX's start until a pass may start, besides one for each row of the tile."""
-_PASS_OVERHEAD = 1 + feeder.ISSUE_TO_READY
-"""A pass that has to wait for the next weights takes this many cycles more than the array has rows."""
 _WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + 2
 """Cycles from the read of a window's last tap to the post unit's first element."""
 
@@ -110,8 +106,8 @@ class _Model:
     def _matrix(self, job: _Job) -> Iterator[bool]:
         config, item, halves = self._config, job.item, self._halves
         pixels = item["x_count"] * item["y_count"]
-        period = max(pixels, config.rows + _PASS_OVERHEAD)
-        may_start = job.go + config.rows + _GO_TO_WEIGHTS
+        period = max(pixels, feeder.shortest_pass(config))
+        may_start = job.go + config.rows + feeder.issue_to_ready(config)
         start = may_start
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode
-from popshift.hw.matrix.feeder import ISSUE_TO_READY
+from popshift.hw.matrix.feeder import shortest_pass
 
 _FULL = 0.95
 """Share of rows and columns in use from which on it is not worth a word."""
@@ -33,7 +33,7 @@ class Breakdown:
     @classmethod
     def of(cls, instructions: Sequence[Instruction], cycles: int, config: AcceleratorConfig) -> "Breakdown":
         """Of a section that takes `cycles`."""
-        load = load_cycles(config)
+        load = shortest_pass(config)
         matrix = channel = weights = 0
         passes: list[int] = []
         for item in instructions:
@@ -67,12 +67,7 @@ class Breakdown:
             return "channel unit: one word a cycle"
         if cause == "weights":
             return (
-                f"loading weights: {load_cycles(config)} cycles a tile, "
+                f"loading weights: {shortest_pass(config)} cycles a tile, "
                 f"the shortest pass lasts {self.shortest_pass}"
             )
         return "post unit and pipeline filling"
-
-
-def load_cycles(config: AcceleratorConfig) -> int:
-    """Cycles that loading a weight tile takes; a pass of as many pixels hides it."""
-    return config.rows + 1 + ISSUE_TO_READY

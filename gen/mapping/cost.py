@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.matrix.feeder import ISSUE_TO_READY
+from popshift.hw.matrix.feeder import shortest_pass
 
 START_CYCLES = 12
 """Fetching an instruction and filling the pipelines, roughly."""
@@ -41,7 +41,7 @@ class ConvolutionCost:
         """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels."""
         column_tiles = -(-channels // config.cols)
         last_chunks = -(-(channels - (column_tiles - 1) * config.cols) // config.post_lanes)
-        shortest = config.rows + 1 + ISSUE_TO_READY  # a pass hides the load of the next weights
+        shortest = shortest_pass(config)  # a pass hides the load of the next weights
         matrix = weights = post = 0
         for pixels, number in tiles.items():
             passes = row_tiles * column_tiles * number

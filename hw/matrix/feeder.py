@@ -9,8 +9,19 @@ from popshift.hw.memory.ram import Ram
 
 WEIGHT_ADDRESS_BITS = 24
 
-ISSUE_TO_READY = 2
-"""Cycles from the read of a tile's last row until the pass that uses it may be started."""
+
+def issue_to_ready(config: AcceleratorConfig) -> int:
+    """Cycles from the read of a tile's last row until the pass that uses it may be started.
+
+    Two for the offsets to arrive; passes of an array with a single row would then follow each other faster
+    than the accumulators can add to the same pixel, so there it is three.
+    """
+    return 3 if config.rows == 1 else 2
+
+
+def shortest_pass(config: AcceleratorConfig) -> int:
+    """Cycles from pass to pass when the next weights have to be loaded meanwhile."""
+    return config.rows + 1 + issue_to_ready(config)
 
 
 class WeightFeeder(wiring.Component):
@@ -68,9 +79,11 @@ class WeightFeeder(wiring.Component):
                 with m.If(tile == config.mesh_rows - 1):
                     m.d.sync += [tile.eq(0), free.eq(0)]
                     m.d.comb += finish.eq(1)
-        finished = Signal()
-        m.d.sync += finished.eq(finish)
-        with m.If(finished):
+        for step in range(issue_to_ready(config) - 1):
+            finished = Signal(name=f"finished_{step}")
+            m.d.sync += finished.eq(finish)
+            finish = finished
+        with m.If(finish):
             m.d.sync += full.eq(1)
         m.d.comb += [
             self.ready.eq(full & ~self.switched),

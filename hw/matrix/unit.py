@@ -28,7 +28,7 @@ def pixel_to_accumulator(config: AcceleratorConfig) -> int:
 
 
 def last_to_full(config: AcceleratorConfig) -> int:
-    """Cycles from the control's `last` until every column of the half can be read."""
+    """Cycles from the control's `last` until the whole half has been written (readable one later)."""
     return pixel_to_accumulator(config) + (config.mesh_cols - 1) + accumulators_module.WRITE_BEHIND
 
 

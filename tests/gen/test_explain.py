@@ -14,9 +14,10 @@ from popshift.firmware_py.program import LayerRecord
 from popshift.gen import explain
 from popshift.gen.compilation import compile_graph
 from popshift.gen.graph import Pooling, Window
-from popshift.gen.mapping.bottleneck import Breakdown, load_cycles
+from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.hw.config import load_config
 from popshift.hw.errors import InputError, ModelError
+from popshift.hw.matrix.feeder import shortest_pass
 
 TINY = load_config("tiny")
 
@@ -130,9 +131,9 @@ def test_multiply_accumulates_and_how_full_the_array_is():
 def test_weights_are_the_bottleneck_of_a_fully_connected_layer():
     layer = layer_of(TINY, lambda rng, graph: ref.convolution(rng, graph, "x", "y", 8, Window((8, 8))))
     assert (
-        layer.bottleneck == f"loading weights: {load_cycles(TINY)} cycles a tile, the shortest pass lasts 1"
+        layer.bottleneck == f"loading weights: {shortest_pass(TINY)} cycles a tile, the shortest pass lasts 1"
     )
-    assert load_cycles(TINY) == TINY.rows + 3
+    assert shortest_pass(TINY) == TINY.rows + 3
 
 
 def test_the_post_unit_is_the_bottleneck_of_a_shallow_layer():
