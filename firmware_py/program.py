@@ -64,6 +64,14 @@ class Segment:
     instructions: NDArray[np.uint32]
     layers: Sequence[int]
 
+    @property
+    def size(self) -> int:
+        """Bytes that the accelerator's memories take of it."""
+        return self.weights.nbytes + self.parameters.nbytes + self.instructions.nbytes
+
+    def __repr__(self) -> str:
+        return f"<Segment of {len(self.layers)} layers, {self.size:,} bytes>"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Program:
@@ -139,6 +147,16 @@ class Program:
                 raise self._error(f"the {name} of segment {index} are {array.dtype} {array.shape}")
             if len(array) > depth:
                 raise self._error(f"the {name} of segment {index} need {len(array)} words, there are {depth}")
+
+    def __repr__(self) -> str:
+        return f"<Program {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """``network for tiny: x 1x12x12 -> fc 5, 11,852 bytes`` (of weights, parameters and instructions)."""
+        shapes = f"{tensors.signature(self.inputs)} -> {tensors.signature(self.outputs)}"
+        size = sum(segment.size for segment in self.segments)
+        return f"{self.name} for {self.config.name}: {shapes}, {size:,} bytes"
 
     def _error(self, what: str) -> ProgramError:
         return ProgramError(what, where=f"program {self.name}", remedy="compile the model again")

@@ -101,7 +101,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise ProgramError(
-            f"cannot write it ({error})", where=str(path), remedy="check the folder"
+            f"cannot write it ({error.strerror or error})", where=str(path), remedy="check the folder"
         ) from error
 
 

@@ -23,6 +23,12 @@ class QuantisedTensor(Protocol):
     def zero_point(self) -> int: ...
 
 
+def signature(tensors: Sequence[QuantisedTensor]) -> str:
+    """Names and shapes for people: ``x 1x12x12, y 5``."""
+    shapes = (t.shape[:1] if t.shape[1:] == (1, 1) else t.shape for t in tensors)
+    return ", ".join(f"{t.name} {'x'.join(map(str, s))}" for t, s in zip(tensors, shapes, strict=True))
+
+
 def quantise(values: ArrayLike, scale: float, zero_point: int) -> NDArray[np.int8]:
     """``clamp(round(values / scale) + zero_point, -128, 127)``, computed in float64, ties away from zero.
 
@@ -58,9 +64,9 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
     shapes = [(channels, height, width)] + ([(channels,)] if height == width == 1 else [])
     if array.ndim == 0 or array.shape[1:] not in shapes:
         wanted = " or ".join("(" + ", ".join(("n", *map(str, shape))) + ")" for shape in shapes)
-        raise InputError(
-            f"the shape must be {wanted}, not {array.shape}", where=where, remedy="put the batch first"
-        )
+        lacking = array.ndim in [len(shape) for shape in shapes]
+        remedy = "put the batch first" if lacking else "give what the network was compiled for"
+        raise InputError(f"the shape must be {wanted}, not {array.shape}", where=where, remedy=remedy)
     if array.shape[0] == 0:
         raise InputError("the batch is empty", where=where, remedy="give at least one image")
     if array.dtype != np.int8:

@@ -1,6 +1,7 @@
 """From a network to a program: front end, quantisation and mapping in one call."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,15 @@ from numpy.typing import ArrayLike
 from popshift.firmware_py.program import Program
 from popshift.gen import graph_file
 from popshift.gen.compress import int8
-from popshift.gen.compress.ranges import QuantisationOptions
+from popshift.gen.compress.ranges import ADD_BATCH, QuantisationOptions
 from popshift.gen.compress.report import QuantisationReport, compare
 from popshift.gen.frontend import LoadedModel, load_model, torch_export
 from popshift.gen.frontend.float_graph import FloatGraph
 from popshift.gen.graph import Graph
 from popshift.gen.mapping import map_graph
+from popshift.gen.real_outputs import with_output_dims
 from popshift.hw.config import AcceleratorConfig, load_config
-from popshift.hw.errors import InputError, ProgramError
+from popshift.hw.errors import InputError, ModelError, ProgramError
 
 if TYPE_CHECKING:
     from popshift.gen.execution import Execution
@@ -37,7 +39,8 @@ class Compiled:
     graph: the integer network, which the golden model runs.
     float_graph: the network before quantisation, as the front end took it; None if there was none.
     calibration: the inputs that it was quantised with.
-    notes: what the user should know about the import (an operator left to the host).
+    notes: what the user should know about the import: an operator left to the host, such as a softmax at the
+        end. `compile_module` warns about each, too.
     """
 
     program: Program
@@ -45,6 +48,9 @@ class Compiled:
     float_graph: FloatGraph | None = None
     calibration: Any = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Compiled {self.program.summary}>"
 
     def run(self, inputs: Any, level: str = "rtl", **options: Any) -> "Execution":
         """Execute it; see `popshift.gen.execution.execute`."""
@@ -86,11 +92,21 @@ def compile_module(
     ConfigError: no such configuration.
     InputError: calibration data of the wrong shape, empty, or with NaN.
     ModelError: an operator is not supported, or the network does not fit; names the layer and the remedy.
+
+    Warns
+    -----
+    UserWarning: what `Compiled.notes` holds.
     """
     config = _config(config)
     samples = _samples(calibration)
-    float_graph = torch_export.from_module(module, samples[:1].float() if example is None else example)
-    return _compile_float(float_graph, samples, config, name, options)
+    if example is None:
+        float_graph = _traced_with(module, samples)
+    else:
+        float_graph = torch_export.from_module(module, example)
+    compiled = _compile_float(float_graph, samples, config, name, options)
+    for note in compiled.notes:
+        warnings.warn(note, stacklevel=2)
+    return compiled
 
 
 def compile_model(
@@ -181,8 +197,32 @@ def _compile_float(
     graph = int8.quantise(float_graph, samples, config.requantise, options)
     compiled = compile_graph(graph, config, name)
     return dataclasses.replace(
-        compiled, float_graph=float_graph, calibration=samples, notes=tuple(float_graph.notes)
+        compiled,
+        program=with_output_dims(compiled.program, float_graph.dims),
+        float_graph=float_graph,
+        calibration=samples,
+        notes=tuple(float_graph.notes),
     )
+
+
+def _traced_with(module: torch.nn.Module, samples: torch.Tensor) -> FloatGraph:
+    """The network, traced with the first sample."""
+    try:
+        return torch_export.from_module(module, samples[:1].float())
+    except ModelError:
+        if _lacks_batch(module, samples):
+            what = f"it lacks the batch dimension: its shape is {tuple(samples.shape)}"
+            raise InputError(what, where="calibration data", remedy=ADD_BATCH) from None
+        raise
+
+
+def _lacks_batch(module: torch.nn.Module, samples: torch.Tensor) -> bool:
+    """Whether the module takes what was given as a single sample."""
+    try:
+        torch_export.from_module(module, samples.unsqueeze(0).float())
+    except ModelError:
+        return False
+    return True
 
 
 def _config(config: AcceleratorConfig | str | Path) -> AcceleratorConfig:

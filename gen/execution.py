@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,13 @@ from popshift.gen import golden
 from popshift.gen.compilation import attached_graph
 from popshift.gen.device import open_device
 from popshift.gen.graph import Graph
+from popshift.gen.level import Level
+from popshift.gen.real_outputs import real_outputs
 from popshift.hw.errors import InputError
 from popshift.hw.isa import Counter
 from popshift.sim.run import run_program
 
 Arrays = dict[str, NDArray[np.int8]]
-
-
-class Level(StrEnum):
-    """What computes."""
-
-    GOLDEN = "golden"
-    """PyTorch, from the integer network."""
-    ISA = "isa"
-    """The executor, from the instructions, in NumPy."""
-    RTL = "rtl"
-    """The Verilated hardware behind its link, driven by the host driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +44,8 @@ class Execution:
     outputs: int8 (N, channels, height, width) by output name.
     tensors: the same for every tensor that is known: all of them at ``golden`` and ``isa``, and at ``rtl`` if
         asked for; else the outputs.
+    real_outputs: the outputs as real numbers, float64, in the shape of the module's own output (else (N,
+        features) for a vector); see `popshift.gen.real_outputs`.
     counters: of one image, at ``rtl``; None elsewhere. They do not depend on its values. For a program of one
         segment from start to done; of several, the sum over its layers.
     layer_counters: of one image, per layer, at ``rtl``; None elsewhere.
@@ -63,6 +55,7 @@ class Execution:
     level: Level
     outputs: Arrays
     tensors: Arrays = field(default_factory=dict)
+    real_outputs: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     counters: dict[Counter, int] | None = None
     layer_counters: list[LayerCounters] | None = None
     seconds: float = 0.0
@@ -120,7 +113,13 @@ def execute(
     else:
         tensors = run_program(program, arrays)
     outputs = {tensor.name: tensors[tensor.name] for tensor in program.outputs}
-    return Execution(level=chosen, outputs=outputs, tensors=tensors, seconds=time.monotonic() - started)
+    return Execution(
+        level=chosen,
+        outputs=outputs,
+        tensors=tensors,
+        real_outputs=real_outputs(program, outputs),
+        seconds=time.monotonic() - started,
+    )
 
 
 def verify(
@@ -246,6 +245,7 @@ def _on_device(
         level=Level.RTL,
         outputs=outputs,
         tensors=arrays | profiled if every_tensor else dict(outputs),
+        real_outputs=real_outputs(program, outputs),
         counters=totals,
         layer_counters=layers,
         seconds=time.monotonic() - started,

@@ -62,9 +62,9 @@ class Explanation:
         return macs / (self.cycles * self.peak) if self.cycles else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        derived = {"maps": self.maps, "cycles": self.cycles, "utilisation": self.utilisation}
-        return {**asdict(self), **derived}
+        """Plain values, for JSON; ``cycles`` and ``utilisation`` are None if the network does not map."""
+        predicted = {"cycles": self.cycles, "utilisation": self.utilisation}
+        return {**asdict(self), "maps": self.maps, **(predicted if self.maps else dict.fromkeys(predicted))}
 
 
 def explain_program(program: Program) -> Explanation:
@@ -122,9 +122,9 @@ def mapping_text(layer: LayerRecord) -> str:
     if "input_period" in mapping:
         parts.append(f"period {mapping['input_period']}, copies {mapping['input_copies']}")
     if "row_tiles" in mapping:
-        tiles = f"K {mapping['row_tiles']}, N {mapping['column_tiles']}"
+        parts.append(f"row tiles {mapping['row_tiles']}, column tiles {mapping['column_tiles']}")
         pixels = f"{mapping['pixel_tiles']} of {mapping['tile_height']} x {mapping['tile_width']}"
-        parts += [tiles, f"pixels {pixels}"]
+        parts.append(f"pixel tiles {pixels}")
         parts.append(f"rows {100 * mapping['row_fill']:.0f} %, columns {100 * mapping['column_fill']:.0f} %")
     elif "window" in mapping:
         parts.append(f"window {mapping['window']}")

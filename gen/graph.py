@@ -11,6 +11,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.tensors import signature
 from popshift.hw.numerics import Requantise
 
 
@@ -116,6 +117,10 @@ class Graph:
     outputs: list[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        ends = [signature([self.tensors[name] for name in names]) for names in (self.inputs, self.outputs)]
+        return f"<Graph {' -> '.join(ends)}, {len(self.operators)} operators>"
 
     def consumers(self, tensor: str) -> list[Operator]:
         """The operators that read `tensor`, in execution order."""

@@ -54,8 +54,8 @@ def read_array(path: Path) -> "NDArray[Any]":
     return arrays
 
 
-def write_arrays(path: Path, arrays: "dict[str, NDArray[np.int8]]") -> None:
-    """Write an ``.npz`` file, under exactly this name.
+def write_outputs(path: Path, program: "Program", outputs: "dict[str, NDArray[np.int8]]") -> None:
+    """Write an ``.npz`` file, under exactly this name: int8 ``NAME`` and, as real numbers, ``NAME_real``.
 
     Raises
     ------
@@ -63,6 +63,10 @@ def write_arrays(path: Path, arrays: "dict[str, NDArray[np.int8]]") -> None:
     """
     import numpy as np
 
+    from popshift.gen.real_outputs import real_outputs
+
+    real = real_outputs(program, outputs)
+    arrays: dict[str, NDArray[Any]] = {**outputs, **{f"{name}_real": real[name] for name in real}}
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, array in arrays.items():

@@ -7,7 +7,7 @@ import typer
 
 from popshift.gen.cli.arrays import read_array
 from popshift.gen.cli.explain import print_layers
-from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.gen.cli.output import Json, print_json, print_table, require_writable
 from popshift.hw.config import load_config
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def compile_(
 ) -> None:
     """Quantise a network to int8, map it onto an accelerator, and write the program file."""
     target = load_config(config)
+    require_writable(output)
     samples = None if calibration is None else read_array(calibration)
 
     from popshift.gen.compilation import compile_model, model_name

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.gen.cli.output import Json, print_json, print_table, require_writable
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED
 
@@ -40,6 +40,7 @@ def demo(
     from popshift.gen.report.page import make_folder
     from popshift.gen.steps import Steps
 
+    require_writable(save)
     make_folder(output)  # now: nobody wants to hear of it at the end
     found = job.run(chosen, images=images, seed=seed, steps=Steps(Console(stderr=True)))
     if save is not None:

@@ -8,6 +8,7 @@ appears at once.
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -74,7 +75,8 @@ def _options(
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command: an error becomes one line on standard error and an exit status, except with --debug."""
+    """Wrap a command: an error becomes one line on standard error (--debug: behind its
+    traceback) and an exit status."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -91,7 +93,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(EXIT_FAILED) from None
         except Exception as error:
             if _settings["debug"]:
-                raise
+                traceback.print_exc()
             text, status = _explained(error)
             typer.echo(f"error: {' '.join(text.split())}", err=True)
             raise typer.Exit(status) from None

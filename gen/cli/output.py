@@ -1,17 +1,42 @@
 """How commands print: JSON for programs and tables for people, both on standard output."""
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from popshift.hw.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 """The option that every command has."""
 
 _FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe, which has no width of its own."""
+
+
+def require_writable(path: Path | None) -> None:
+    """Find out before a long job whether its result can be written; None is no file.
+
+    Raises
+    ------
+    InputError: no such folder, a folder itself, or no permission.
+    """
+    if path is None:
+        return
+    reason = 0
+    if path.is_dir():
+        reason = errno.EISDIR
+    elif not path.parent.is_dir():
+        reason = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = errno.EACCES
+    if reason:
+        what = f"cannot write it ({os.strerror(reason)})"
+        raise InputError(what, where=str(path), remedy="check the folder")
 
 
 def print_json(value: Any) -> None:

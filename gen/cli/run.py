@@ -12,9 +12,9 @@ from popshift.gen.cli.arrays import (
     plain_counters,
     print_outputs,
     read_arrays,
-    write_arrays,
+    write_outputs,
 )
-from popshift.gen.cli.output import Json, print_json
+from popshift.gen.cli.output import Json, print_json, require_writable
 from popshift.gen.cli.simulate import INPUTS_HELP
 
 PORT_HELP = "A serial device (/dev/ttyUSB0, COM3), tcp:HOST:PORT, or sim: for a simulated board."
@@ -34,6 +34,7 @@ def run(
     from popshift.firmware_py.program import Program
     from popshift.gen.device import open_device
 
+    require_writable(output)
     loaded = Program.load(program)
     # Refuse bad inputs before a device is touched.
     values = loaded.quantise_inputs(read_arrays(inputs))
@@ -46,7 +47,7 @@ def run(
         counters = plain_counters(device.counters())
         statistics = asdict(device.link.statistics)
     if output is not None:
-        write_arrays(output, outputs)
+        write_outputs(output, loaded, outputs)
     images = len(next(iter(outputs.values())))
     summary = outputs_summary(loaded, outputs)
     if as_json:

@@ -11,9 +11,10 @@ from popshift.gen.cli.arrays import (
     plain_counters,
     print_outputs,
     read_arrays,
-    write_arrays,
+    write_outputs,
 )
-from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.gen.cli.output import Json, print_json, print_table, require_writable
+from popshift.gen.level import Level
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED
 
@@ -28,8 +29,8 @@ def simulate(
     program: Annotated[Path, typer.Argument(help="Program file (.pop).")],
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help=INPUTS_HELP)],
     level: Annotated[
-        str, typer.Option(help="golden: PyTorch. isa: the program's executor. rtl: the Verilated hardware.")
-    ] = "rtl",
+        Level, typer.Option(help="golden: PyTorch. isa: the program's executor. rtl: the Verilated hardware.")
+    ] = Level.RTL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs as .npz.")] = None,
     config: Annotated[
         str | None,
@@ -40,13 +41,14 @@ def simulate(
     """Run a program without a board; name the first tensor and index that differs from golden (exit 1)."""
     from popshift.firmware_py.program import Program
 
+    require_writable(output)
     loaded = Program.load(program)
     if config is not None:
         loaded.require(load_config(config))
     values = read_arrays(inputs)
 
     from popshift.gen.compilation import GRAPH
-    from popshift.gen.execution import Level, execute, verify
+    from popshift.gen.execution import execute, verify
 
     compared = GRAPH in loaded.attachments and level != Level.GOLDEN
     difference = None
@@ -55,7 +57,7 @@ def simulate(
     else:
         done = execute(loaded, values, level, progress=not as_json)
     if output is not None:
-        write_arrays(output, done.outputs)
+        write_outputs(output, loaded, done.outputs)
     found = _values(loaded, done, compared, difference)
     if as_json:
         print_json(found)

@@ -15,6 +15,7 @@ from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
 _BINS = 4096
 _LEVELS = ACTIVATION_MAX - ACTIVATION_MIN
+ADD_BATCH = "put the batch first: x[None] is a batch of one, some hundred samples are better"
 
 
 class RangeMethod(StrEnum):
@@ -70,6 +71,9 @@ def calibration_batch(graph: FloatGraph, values: Any) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"not an array of numbers ({error})", where="calibration data") from error
     shape, dims = graph.tensors[name].shape, graph.dims.get(name, graph.tensors[name].shape)
+    if tuple(data.shape) in (shape, dims):
+        what = f"it lacks the batch dimension: its shape is {tuple(data.shape)}"
+        raise InputError(what, where="calibration data", remedy=ADD_BATCH)
     if tuple(data.shape[1:]) not in (shape, dims):
         wanted = ", ".join(("N", *map(str, dims)))
         raise InputError(f"the shape must be ({wanted}), not {tuple(data.shape)}", where="calibration data")

@@ -61,6 +61,8 @@ def unchanged(importer: Importer, call: Call) -> Value:
     kind = call.arguments.get("dtype")
     if kind is not None and not kind.is_floating_point:
         raise UnsupportedError(f"it converts activations to {kind}", "keep them in float32")
+    if "dropout" in call.operator:
+        importer.remark(call, "no effect in inference")
     return call.arguments["self" if "self" in call.arguments else "input"]
 
 
@@ -95,7 +97,7 @@ def softmax(importer: Importer, call: Call) -> Value:
     if not call.last:
         remedy = "remove it, or end the network before it"
         raise UnsupportedError("the network goes on behind it; softmax runs on the host only", remedy)
-    importer.notes.append(
-        f"{call.operator} ({call.name}) is left to the host: it does not change which output is largest"
-    )
+    fate = "left to the host: it does not change which output is largest"
+    importer.remark(call, fate)
+    importer.notes.append(f"{call.operator} ({call.name}) is {fate}")
     return call.arguments["self"]

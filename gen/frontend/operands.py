@@ -70,6 +70,10 @@ class Importer(Protocol):
         """Append an operator whose output has this shape."""
         ...
 
+    def remark(self, call: Call, text: str) -> None:
+        """What becomes of a supported operator, if not obvious."""
+        ...
+
 
 def padded_shape(importer: Importer, value: Value) -> tuple[int, int, int]:
     """(channels, height, width) with the pending padding."""

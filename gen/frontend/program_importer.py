@@ -74,6 +74,9 @@ class ProgramImporter:
         self._raw.append(operator)
         self.graph.tensors[operator.output] = FloatTensor(operator.output, shape)
 
+    def remark(self, call: Call, text: str) -> None:
+        self._findings[call.name] = Finding(call.name, call.operator, True, text)
+
     # ---- inputs and parameters ---------------------------------------------------------------------------
 
     def _take_placeholders(self) -> bool:

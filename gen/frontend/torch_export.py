@@ -3,7 +3,9 @@ graph."""
 
 import contextlib
 import copy
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,15 +63,22 @@ def check_exported(program: ExportedProgram | str | Path) -> list[Finding]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export explains its failures at length on standard error; the one-line error is enough."""
+    """torch.export explains its failures at length, in its log and by printing; the one-line error is enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _discarded_prints():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _discarded_prints() -> Iterator[None]:
+    sink = io.StringIO()
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
 
 
 def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
@@ -101,10 +110,14 @@ def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
         if "data-dependent" in str(error):
             what, remedy = "its control flow depends on the data", "compute the same for every input"
         else:
-            what, remedy = "torch.export cannot take it", "see the pytorch documentation of torch.export"
-        raise ModelError(
-            f"{what} ({_first_line(error)})", where=type(module).__name__, remedy=remedy
-        ) from error
+            what = f"torch.export cannot take it: {_first_clause(error)}"
+            remedy = "see the pytorch documentation of torch.export"
+        raise ModelError(what, where=type(module).__name__, remedy=remedy) from error
+
+
+def _first_clause(error: Exception) -> str:
+    """What torch says, without its own terms in parentheses and what follows."""
+    return re.split(r"\s*[(;]|[.:]\s|[.:]$", _first_line(error))[0]
 
 
 def _first_line(error: Exception) -> str:
