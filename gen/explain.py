@@ -1,15 +1,16 @@
 """What becomes of a network on an accelerator, layer by layer, or why nothing does."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from popshift.firmware_py.program import LayerRecord, Program
-from popshift.gen.compilation import compile_model
+from popshift.gen.compilation import GRAPH, attached_graph, compile_model
 from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.gen.graph import Convolution
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 
@@ -72,7 +73,7 @@ def explain_program(program: Program) -> Explanation:
     return Explanation(
         network=program.name,
         config=program.config.name,
-        layers=tuple(program.layers),
+        layers=_layers(program),
         segments=len(program.segments),
         peak=program.config.peak_macs_per_cycle,
     )
@@ -108,7 +109,7 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
         network=program.name,
         config=config.name,
         operators=operators,
-        layers=tuple(program.layers),
+        layers=_layers(program),
         segments=len(program.segments),
         peak=config.peak_macs_per_cycle,
         notes=(*compiled.notes, *notes),
@@ -131,6 +132,24 @@ def mapping_text(layer: LayerRecord) -> str:
     elif "words" in mapping:
         parts.append(f"{mapping['words']} words")
     return ", ".join(parts)
+
+
+def _layers(program: Program) -> tuple[LayerRecord, ...]:
+    """The records; convolutions whose kernel covers their input are listed as what they are."""
+    if GRAPH not in program.attachments:
+        return tuple(program.layers)
+    graph = attached_graph(program)
+    linear = {
+        operator.output
+        for operator in graph.operators
+        if isinstance(operator, Convolution)
+        and operator.window.kernel == graph.tensors[operator.input].shape[1:]
+        and not any(operator.window.padding)
+    }
+    return tuple(
+        replace(layer, kind="linear") if layer.kind == "convolution" and layer.output in linear else layer
+        for layer in program.layers
+    )
 
 
 def _random_inputs(graph: FloatGraph) -> torch.Tensor:

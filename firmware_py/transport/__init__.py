@@ -5,6 +5,7 @@ A device is named like this: ``/dev/ttyUSB0`` or ``COM3`` (a serial port), ``tcp
 `popshift.sim.board` is imported).
 """
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -48,6 +49,7 @@ Factory = Callable[..., Transport]
 """Called with what follows the colon and with the keyword arguments of `open_transport`."""
 
 _factories: dict[str, Factory] = {}
+_COM_PORT = re.compile(r"COM\d+", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9]+):(.*)", re.DOTALL)
 
 
@@ -66,7 +68,7 @@ def open_transport(url: str, **options: Any) -> Transport:
 
     Raises
     ------
-    InputError: an unknown scheme or a malformed name.
+    InputError: an unknown scheme or a malformed name, or one that is no serial port.
     DeviceError: the device cannot be opened; the message says what was found instead.
     """
     match = _SCHEME.fullmatch(url)
@@ -85,7 +87,18 @@ def open_transport(url: str, **options: Any) -> Transport:
         raise InputError(
             f"no transport is called {scheme!r}", where=url, remedy=f"{hint}; or name a serial port"
         )
+    if match is None and not _may_be_serial(rest):
+        from popshift.firmware_py.transport.serial import ports
+
+        found = ", ".join(ports()) or "none"
+        remedy = f"use sim:, tcp:HOST:PORT or a serial device (found: {found})"
+        raise InputError("unknown port", where=url, remedy=remedy)
     return _factories[scheme](rest, **options)
+
+
+def _may_be_serial(name: str) -> bool:
+    """A path, a file or COM with a number; whether it is there is for the transport to say."""
+    return "/" in name or "\\" in name or os.path.exists(name) or _COM_PORT.fullmatch(name) is not None
 
 
 def _serial(rest: str, **options: Any) -> Transport:

@@ -37,7 +37,7 @@ class Bridge:
             self._listener = socket.create_server((host, port), backlog=1)
         except OSError as error:
             raise DeviceError(
-                f"cannot listen ({error})",
+                f"cannot listen ({error.strerror or error})",
                 where=f"tcp:{host}:{port}",
                 remedy="choose another port or address",
             ) from error

@@ -1,5 +1,6 @@
 """A serial port (USB UART) as a transport, through pyserial."""
 
+import os
 from types import ModuleType
 
 from popshift.hw.errors import DeviceError, ToolError
@@ -56,7 +57,7 @@ class SerialTransport:
             self._port.reset_input_buffer()
         except (serial.SerialException, OSError, ValueError) as error:
             raise DeviceError(
-                f"cannot open the serial port ({error})", where=port, remedy=_remedy(error)
+                f"cannot open the serial port ({_reason(error)})", where=port, remedy=_remedy(error)
             ) from error
 
     def read(self, timeout: float) -> bytes:
@@ -81,10 +82,16 @@ class SerialTransport:
 
     def _gone(self, error: Exception) -> DeviceError:
         return DeviceError(
-            f"the serial port no longer works ({error})",
+            f"the serial port no longer works ({_reason(error)})",
             where=self.name,
             remedy="check the cable and whether the device still has power",
         )
+
+
+def _reason(error: Exception) -> str:
+    """pyserial writes the port and the system's own message into one text."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error)
 
 
 def _remedy(error: Exception) -> str:

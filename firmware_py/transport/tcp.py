@@ -49,7 +49,7 @@ class TcpTransport:
             self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
         except OSError as error:
             raise DeviceError(
-                f"cannot connect ({error})",
+                f"cannot connect ({error.strerror or error})",
                 where=self.name,
                 remedy="check host and port and that the bridge runs there",
             ) from error

@@ -31,7 +31,8 @@ def write(folder: Path, document: Path) -> list[str]:
     try:
         text = document.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot read it ({error})", where=str(document), remedy="check the path") from error
+        what = f"cannot read it ({error.strerror or error})"
+        raise InputError(what, where=str(document), remedy="check the path") from error
     written = []
     for name, render in SECTIONS.items():
         results, dates = _results(folder, f"{name}*.json")

@@ -1,13 +1,13 @@
 """`popshift bench`: standard cases on a configuration, counted by the hardware."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from popshift.gen.cli.output import Json, print_json
 from popshift.hw.config import load_config
-from popshift.hw.errors import EXIT_FAILED, InputError, ModelError
+from popshift.hw.errors import EXIT_FAILED, ModelError
 
 if TYPE_CHECKING:
     from popshift.gen.bench.records import Record
@@ -22,7 +22,9 @@ def bench(
     config: Annotated[
         list[str] | None, typer.Option("--config", "-c", help="Configuration; repeat it for several. [a16]")
     ] = None,
-    level: Annotated[str, typer.Option(help="rtl: counted by the hardware; isa: results only.")] = "rtl",
+    level: Annotated[
+        Literal["isa", "rtl"], typer.Option(help="rtl: counted by the hardware; isa: results only.")
+    ] = "rtl",
     seed: Annotated[int, typer.Option(min=0, help="Of weights and inputs.")] = 0,
     area: Annotated[
         bool,
@@ -41,13 +43,11 @@ def bench(
     named = cases or []
     families = [name for name in named if area and name in FAMILIES] or list(FAMILIES[:1])
     named = [name for name in named if not (area and name in FAMILIES)]
-    if level not in ("isa", "rtl"):
-        raise InputError(f"there is no level {level!r} to bench", remedy="choose isa or rtl")
     configs = [load_config(name) for name in config or ["a16"]]
 
     from popshift.gen.bench.cases import choose
     from popshift.gen.bench.measure import run_cases
-    from popshift.gen.execution import Level
+    from popshift.gen.level import Level
 
     chosen = choose(named)
     records: list[Record] = []

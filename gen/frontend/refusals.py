@@ -1,7 +1,7 @@
 """Operators the accelerator does not run: why, and what would help, for those a user is likely to meet."""
 
 _ACTIVATION = (
-    "this activation is not piecewise linear between two limits",
+    "this activation is not supported: it is not piecewise linear between two limits",
     "use ReLU, ReLU6 or Hardtanh instead",
 )
 _LOSSY = ("this activation is not supported by this version", "use ReLU, ReLU6 or Hardtanh instead")
@@ -9,15 +9,21 @@ _ARITHMETIC = (
     "arithmetic on activations is not supported by this version",
     "put constants into the neighbouring layer's weights, or prepare the input on the host",
 )
-_MOVE = ("it moves data between dimensions", "train the network in the order that its layers take")
+_MOVE = (
+    "moving data between dimensions is not supported",
+    "train the network in the order that its layers take",
+)
 _JOIN = ("joining tensors is not supported by this version", "use one branch")
-_NORM = ("it normalises with statistics of the sample", "use batch norm behind a convolution")
+_NORM = ("normalising with statistics of the sample is not supported", "use batch norm behind a convolution")
 _RESIZE = (
     "resizing is not supported by this version",
     "resize the input on the host, or use pooling and strides",
 )
 _RECURRENT = ("recurrent layers are not supported", "use convolutions over time")
-_PRODUCT = ("a product of two activations, or with a plain matrix", "use nn.Linear with constant weights")
+_PRODUCT = (
+    "a product of two activations, or with a plain matrix, is not supported",
+    "use nn.Linear with constant weights",
+)
 _DECOMPOSED = (
     "the program was decomposed after its export",
     "save it as torch.export.export returns it, without run_decompositions",
@@ -39,11 +45,13 @@ REFUSALS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"), _PRODUCT),
     **dict.fromkeys(("convolution", "addmm", "max_pool2d_with_indices"), _DECOMPOSED),
     **dict.fromkeys(("_log_softmax", "_softmax"), _DECOMPOSED),
-    **dict.fromkeys(("conv_transpose2d", "conv_transpose1d"), ("transposed convolution", _RESIZE[1])),
-    "conv3d": ("three-dimensional convolution", "use Conv2d"),
-    "slice": ("it takes a part of a tensor", "cut the input on the host, or use strides"),
-    "select": ("it takes a part of a tensor", "cut the input on the host, or use strides"),
+    **dict.fromkeys(
+        ("conv_transpose2d", "conv_transpose1d"), ("transposed convolution is not supported", _RESIZE[1])
+    ),
+    "conv3d": ("three-dimensional convolution is not supported", "use Conv2d"),
+    "slice": ("taking a part of a tensor is not supported", "cut the input on the host, or use strides"),
+    "select": ("taking a part of a tensor is not supported", "cut the input on the host, or use strides"),
     "argmax": ("it is left to the host", "end the network before it"),
 }
-RESIDUAL = ("add of two tensors: not supported by this version", "remove the skip connection")
+RESIDUAL = ("adding two tensors is not supported by this version", "remove the skip connection")
 UNKNOWN = ("this operator is not supported", "remove it, or replace it with supported layers")

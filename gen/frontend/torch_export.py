@@ -63,7 +63,7 @@ def check_exported(program: ExportedProgram | str | Path) -> list[Finding]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export explains its failures at length, in its log and by printing; the one-line error is enough."""
+    """torch.export explains its failures at length, in its log and in print; the one-line error is enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

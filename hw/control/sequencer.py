@@ -86,13 +86,16 @@ class Sequencer(wiring.Component):
         index = Signal(range(isa.MAX_LENGTH))
         target, words = Signal.like(unit), Signal.like(length)
         ending, marked, pause = Signal(), Signal(16), Signal()
-        moving, stop, error = Signal(), Signal(), Signal(Status)
+        moving, stop = Signal(), Signal()
+        error, fault = Signal(Status), Signal(Status)
         m.d.comb += [
             self.program_address.eq(address),
             self.command_index.eq(index),
             self.command_word.eq(self.program_data),
             self.running.eq(self.status == Status.RUNNING),
+            error.eq(fault),
         ]
+        m.d.sync += fault.eq(Status.IDLE)
 
         def fetch(at):
             m.d.sync += [self.pc.eq(at), address.eq(at)]
@@ -133,20 +136,20 @@ class Sequencer(wiring.Component):
                     ending.eq(opcode == Opcode.END),
                     marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
                 ]
+                # A fault is acted upon a cycle later; until then nothing happens that a reset does not undo.
                 with m.If(self.pc >= depth):
-                    m.d.comb += error.eq(Status.PROGRAM_ADDRESS)
+                    m.d.sync += fault.eq(Status.PROGRAM_ADDRESS)
                 with m.Elif(~known):
-                    m.d.comb += error.eq(Status.ILLEGAL_INSTRUCTION)
+                    m.d.sync += fault.eq(Status.ILLEGAL_INSTRUCTION)
                 with m.Elif(self.pc + length > depth):
-                    m.d.comb += error.eq(Status.PROGRAM_ADDRESS)
-                with m.Elif(unit == 0):
+                    m.d.sync += fault.eq(Status.PROGRAM_ADDRESS)
+                m.d.comb += self.command_write.eq(unit & self.unit_idle)
+                m.d.sync += index.eq(1)
+                m.next = "WAIT"
+                with m.If(unit == 0):
                     m.next = "BARRIER"
                 with m.Elif((unit & self.unit_idle).any()):
-                    m.d.comb += self.command_write.eq(unit)
-                    m.d.sync += index.eq(1)
                     m.next = "STREAM"
-                with m.Else():
-                    m.next = "WAIT"
             with state("WAIT"), m.If((target & self.unit_idle).any()):
                 fetch(self.pc)
             with state("STREAM"):

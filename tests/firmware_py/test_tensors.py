@@ -71,7 +71,10 @@ def test_int8_inputs_are_taken_as_they_are_and_vectors_get_their_shape() -> None
             np.zeros((3, 5, 4)),
             r"input image: the shape must be \(n, 3, 5, 4\), not \(3, 5, 4\); put the batch first",
         ),
-        (np.zeros((2, 3, 4, 5)), r"the shape must be \(n, 3, 5, 4\), not \(2, 3, 4, 5\)"),
+        (
+            np.zeros((2, 3, 4, 5)),
+            r"the shape must be \(n, 3, 5, 4\), not \(2, 3, 4, 5\); give what the network was compiled for",
+        ),
         (np.float64(1), r"the shape must be .* not \(\)"),
         (np.zeros((0, 3, 5, 4)), "the batch is empty"),
         (

@@ -120,13 +120,23 @@ def test_a_serial_port_that_does_not_exist_is_named_with_those_that_do(
     from popshift.firmware_py.transport import serial
 
     monkeypatch.setattr(serial, "ports", lambda: ["/dev/ttyUSB7", "/dev/ttyUSB8"])
-    with pytest.raises(
-        DeviceError, match=r"^/dev/none: cannot open .*; ports found: /dev/ttyUSB7, /dev/ttyUSB8$"
-    ):
+    reason = r"cannot open the serial port \(No such file or directory\)"
+    with pytest.raises(DeviceError, match=rf"^/dev/none: {reason}; ports found: /dev/ttyUSB7, /dev/ttyUSB8$"):
         open_transport("/dev/none")
     monkeypatch.setattr(serial, "ports", list)
     with pytest.raises(DeviceError, match="no serial port was found: check the cable and power"):
         open_transport("serial:/dev/none")
+
+
+def test_a_name_that_is_no_port_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from popshift.firmware_py.transport import serial
+
+    monkeypatch.setattr(serial, "ports", lambda: ["/dev/ttyUSB7"])
+    expected = r"^foo: unknown port; use sim:, tcp:HOST:PORT or a serial device \(found: /dev/ttyUSB7\)$"
+    with pytest.raises(InputError, match=expected):
+        open_transport("foo")
+    with pytest.raises(DeviceError, match=r"^COM99: cannot open the serial port"):
+        open_transport("COM99")
 
 
 def test_the_ports_of_this_computer_can_be_listed() -> None:

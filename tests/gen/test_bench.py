@@ -162,7 +162,6 @@ def test_json_is_a_list_of_records_for_each_configuration():
     [
         (["resnet8"], "no bench case named 'resnet8'"),
         (["ecp5"], "no bench case named 'ecp5'"),
-        (["fc64", "--level", "netlist"], "there is no level 'netlist' to bench"),
         (["fc64", "-c", "a17"], "no configuration named 'a17'"),
     ],
 )

@@ -88,8 +88,9 @@ def test_wrong_usage_is_status_2_without_a_traceback(arguments):
 
 def test_debug_shows_the_traceback():
     done = popshift("--debug", "configs", "tinny")
-    assert done.returncode != 0
+    assert done.returncode == popshift("configs", "tinny").returncode == 2
     assert "Traceback" in done.stderr and "ConfigError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize(

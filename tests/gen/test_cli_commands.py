@@ -132,7 +132,8 @@ def test_compile_takes_calibration_data_and_ranges():
             (f"{MODULE}:net", "-c", "tiny", "--ranges", "widest"),
             "ranges must be one of minmax, percentile, mse",
         ),
-        ((f"{MODULE}:net", "-c", "tiny", "-o", "nowhere/net.pop"), "nowhere/net.pop: cannot write it"),
+        ((f"{MODULE}:net", "-c", "tiny", "-o", "nowhere/net.pop"), "nowhere/net.pop: cannot write it (No"),
+        (("missing:net", "-c", "tiny", "-o", "."), ".: cannot write it (Is a directory)"),
         ((f"{MODULE}:bad", "-c", "tiny"), "2 operators of the network cannot run on the accelerator"),
         (("net.bin", "-c", "tiny"), "net.bin: unknown kind of model"),
     ],
@@ -193,7 +194,10 @@ def test_simulate_gives_the_same_at_every_level(program, level):
     assert done["compared_with_golden"] is (level != "golden")
     (name,) = done["outputs"]
     with np.load(f"{level}.npz") as outputs:
-        assert outputs.files == [name] and outputs[name].shape == (5, 3, 1, 1)
+        assert outputs.files == [name, f"{name}_real"] and outputs[name].shape == (5, 3, 1, 1)
+        entry = done["outputs"][name]
+        real = entry["scale"] * (outputs[name].reshape(5, 3).astype(float) - entry["zero_point"])
+        np.testing.assert_array_equal(outputs[f"{name}_real"], real, strict=True)
         assert done["outputs"][name]["classes"] == outputs[name].reshape(5, 3).argmax(1).tolist()
         golden = compile_model(f"{MODULE}:net", TINY).run(np.load("x.npy"), "golden").outputs[name]
         np.testing.assert_array_equal(outputs[name], golden, strict=True)
@@ -225,6 +229,12 @@ def test_simulate_without_the_network_says_that_nothing_was_compared(folder: Pat
     assert status == 2 and "does not carry the network it was compiled from" in line
 
 
+@pytest.mark.parametrize("command", ["simulate", "bench"])
+def test_an_unknown_level_is_refused_with_those_that_exist(command):
+    done = popshift(command, "conv64", "-i" if command == "simulate" else "-c", "tiny", "--level", "netlist")
+    assert done.exit_code == 2 and "'isa'" in done.stderr and "'rtl'" in done.stderr
+
+
 def test_run_on_a_simulated_board(program):
     done = popshift("run", program, "--port", "sim:", "-i", "x.npy", "-o", "run.npz")
     assert done.exit_code == 0, done.stderr
@@ -245,12 +255,17 @@ def test_run_on_a_simulated_board(program):
         (("simulate", "net.pop", "-i", "wrong.npy"), 2, "the shape must be (n, 1, 4, 4), not (5, 4, 4)"),
         (("simulate", "net.pop", "-i", "integers.npy"), 2, "the dtype must be float"),
         (("simulate", "net.pop", "-i", "two.npz"), 2, "the inputs must be input, not input, other"),
-        (("simulate", "net.pop", "-i", "x.npy", "--level", "netlist"), 2, "choose golden, isa, rtl"),
+        (
+            ("simulate", "net.pop", "-i", "x.npy", "-o", "nowhere/y.npz"),
+            2,
+            "nowhere/y.npz: cannot write it (No",
+        ),
         (("simulate", "net.pop", "-i", "x.npy", "-c", "a8"), 2, "not for configuration a8"),
         (("simulate", "x.npy", "-i", "x.npy"), 2, "x.npy: "),
         (("simulate", "cut.pop", "-i", "x.npy"), 2, "cut.pop: truncated"),
         (("run", "net.pop", "-p", "/dev/tty-none", "-i", "x.npy"), 1, "cannot open the serial port"),
         (("run", "net.pop", "-p", "tcp:127.0.0.1:1", "-i", "x.npy"), 1, "cannot connect"),
+        (("run", "net.pop", "-p", "foo", "-i", "x.npy"), 2, "foo: unknown port; use sim:, tcp:HOST:PORT or"),
         (("run", "net.pop", "-p", "usb:1", "-i", "x.npy"), 2, "no transport is called 'usb'"),
         (("run", "net.pop", "-p", "sim:", "-i", "wrong.npy"), 2, "the shape must be (n, 1, 4, 4)"),
         (("run", "net.pop", "-p", "sim:", "--baud", "9600", "-i", "x.npy"), 2, "leave --baud out"),
@@ -269,7 +284,8 @@ def test_several_outputs_are_saved_under_their_names(folder: Path):
     np.savez(folder / "named.npz", x=np.zeros((2, 3, 8, 8), np.int8))
     printed("simulate", "outputs.pop", "-i", "named.npz", "--level", "isa", "-o", "two_outputs.npz")
     with np.load("two_outputs.npz") as outputs:
-        assert sorted(outputs.files) == ["a", "y"] and outputs["a"].shape == (2, 6, 8, 8)
+        assert sorted(outputs.files) == ["a", "a_real", "y", "y_real"]
+        assert outputs["a"].shape == (2, 6, 8, 8)
 
 
 # ---- generate and test ------------------------------------------------------------------------------------

@@ -94,6 +94,59 @@ def test_a_damaged_graph_is_refused():
         graph_file.from_bytes(other)
 
 
+# ---- what a user sees in Python ----------------------------------------------------------------------------
+
+
+def test_a_softmax_left_to_the_host_is_warned_of(network: nn.Module):
+    note = "softmax (1) is left to the host: it does not change which output is largest"
+    with pytest.warns(UserWarning) as caught:
+        compiled = compile_module(nn.Sequential(network, nn.Softmax(1)), images(), TINY)
+    assert [str(warning.message) for warning in caught] == [note] and compiled.notes == (note,)
+    assert caught[0].filename == __file__
+
+
+def test_calibration_without_a_batch_is_named(network: nn.Module):
+    expected = (
+        r"calibration data: it lacks the batch dimension: its shape is \(1, 4, 4\); put the batch first"
+    )
+    with pytest.raises(InputError, match=expected):
+        compile_module(network, images()[0], TINY)
+    with pytest.raises(InputError, match=expected):
+        compile_module(network, images()[0], TINY, example=images(1))
+    with pytest.raises(ModelError, match="does not run on an example"):
+        compile_module(network, images()[:, :, 1:], TINY)
+
+
+def test_repr_is_one_short_line(network: nn.Module):
+    compiled = compile_module(network, images(), TINY)
+    program, (segment,) = compiled.program, compiled.program.segments
+    size = f"{segment.weights.nbytes + segment.parameters.nbytes + segment.instructions.nbytes:,} bytes"
+    (output,) = compiled.graph.outputs
+    assert repr(program) == f"<Program network for tiny: input 1x4x4 -> {output} 3, {size}>"
+    assert repr(compiled) == repr(program).replace("Program", "Compiled")
+    assert repr(segment) == f"<Segment of {len(program.layers)} layers, {size}>"
+    assert repr(compiled.graph) == f"<Graph input 1x4x4 -> {output} 3, 2 operators>"
+
+
+def test_real_outputs_have_the_shape_of_the_module(tmp_path: Path):
+    torch.manual_seed(2)
+    module, x = nn.Conv1d(2, 3, 3), torch.randn(16, 2, 9)
+    compiled = compile_module(module, x, TINY)
+    compiled.program.save(tmp_path / "net.pop")
+    loaded = Program.load(tmp_path / "net.pop")
+    (layout,) = loaded.outputs
+    done = execute(loaded, x.numpy()[:, :, None], "isa")
+    wanted = module(x).detach().numpy()
+    real = done.real_outputs[layout.name]
+    assert real.shape == wanted.shape and real.dtype == np.float64
+    assert np.abs(real - wanted).max() < 4 * layout.scale
+    np.testing.assert_array_equal(
+        real.ravel(), layout.scale * (done.outputs[layout.name].ravel().astype(float) - layout.zero_point)
+    )
+    bare = execute(dataclasses.replace(loaded, attachments={}), x.numpy()[:, :, None], "isa")
+    assert bare.real_outputs[layout.name].shape == (16, 3, 1, 7)
+
+
 # ---- attachments ------------------------------------------------------------------------------------------
 
 

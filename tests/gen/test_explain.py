@@ -1,5 +1,6 @@
 """What becomes of each layer: verdicts, mapping, where the cycles go."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -69,7 +70,17 @@ def test_every_operator_that_cannot_run_is_named(tmp_path: Path):
     assert not found.maps and found.layers == ()
     assert [(f.layer, f.operator) for f in found.refused] == [("1", "gelu"), ("2", "conv2d")]
     assert all(f.reason and f.remedy for f in found.refused)
-    assert found.to_dict()["maps"] is False
+    assert [found.to_dict()[name] for name in ("maps", "cycles", "utilisation")] == [False, None, None]
+
+
+def test_what_becomes_of_dropout_and_softmax_is_said(tmp_path: Path):
+    module = nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Softmax(1))
+    found = explain.explain_model(save(module, torch.randn(1, 4), tmp_path / "end.pt2"), TINY)
+    assert [(f.operator, f.reason) for f in found.operators] == [
+        ("linear", ""),
+        ("dropout", "no effect in inference"),
+        ("softmax", "left to the host: it does not change which output is largest"),
+    ]
 
 
 def test_a_network_too_large_for_a_memory(tmp_path: Path):
@@ -88,7 +99,12 @@ def test_a_program():
     program = compile_graph(graph_of_every_operator(), TINY, "every").program
     found = explain.explain_program(program)
     assert (found.network, found.config, found.maps) == ("every", "tiny", True)
-    assert list(found.layers) == list(program.layers)
+    renamed = [
+        dataclasses.replace(layer, kind="convolution") for layer in found.layers if layer.output == "y"
+    ]
+    assert [layer.kind for layer in found.layers if layer.output == "y"] == ["linear"]
+    assert [layer for layer in found.layers if layer.output != "y"] + renamed == list(program.layers)
+    assert "linear" not in [layer.kind for layer in found.layers if layer.output != "y"]
     assert found.cycles == sum(layer.predicted_cycles for layer in program.layers)
 
 
@@ -102,8 +118,8 @@ def test_mapping_on_one_line():
     matrix = next(layer for layer in records if layer.name == "layer a").mapping
     for part in (
         f"period {matrix['input_period']}, copies {matrix['input_copies']}",
-        f"K {matrix['row_tiles']}, N {matrix['column_tiles']}",
-        f"pixels {matrix['pixel_tiles']} of {matrix['tile_height']} x {matrix['tile_width']}",
+        f"row tiles {matrix['row_tiles']}, column tiles {matrix['column_tiles']}",
+        f"pixel tiles {matrix['pixel_tiles']} of {matrix['tile_height']} x {matrix['tile_width']}",
     ):
         assert part in texts["layer a"]
     assert "window 4" in texts["layer m"]

@@ -1,0 +1,14 @@
+"""The levels a program can run at; no heavy imports, so that the command line can list them."""
+
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """What computes."""
+
+    GOLDEN = "golden"
+    """PyTorch, from the integer network."""
+    ISA = "isa"
+    """The executor, from the instructions, in NumPy."""
+    RTL = "rtl"
+    """The Verilated hardware behind its link, driven by the host driver."""
