@@ -9,6 +9,7 @@ from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import ChannelOperation, Opcode
 from popshift.hw.memory.activations import ActivationMemory, address_bits
+from popshift.hw.pipeline import registered
 
 READ_LATENCY = 2 + ActivationMemory.LATENCY
 """Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory.
@@ -90,7 +91,7 @@ class ChannelUnit(wiring.Component):
         flags = [issue, issue & first_tap, issue & last_tap]
         for step in range(READ_LATENCY):
             flags = [
-                _register(m, flag, f"{n}_{step}")
+                registered(m, flag, f"{n}_{step}", reset=True)
                 for n, flag in zip(("valid", "first", "last"), flags, strict=True)
             ]
         valid, first, last = flags
@@ -112,7 +113,7 @@ class ChannelUnit(wiring.Component):
         config = self._config
         bits = config.window_bits
         held = []
-        finished = _register(m, last, "finished")
+        finished = registered(m, last, "finished", reset=True)
         for bank in range(config.rows):
             value, result = (
                 Signal(signed(bits), name=f"fold_{bank}"),
@@ -131,9 +132,3 @@ class ChannelUnit(wiring.Component):
             value = Signal(signed(bits), name=f"value_{lane}", reset_less=True)
             m.d.sync += value.eq(chosen)
             m.d.comb += self.values[lane].eq(value)
-
-
-def _register(m: Module, value, name: str) -> Signal:
-    register = Signal.like(value, name=name)
-    m.d.sync += register.eq(value)
-    return register

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.memory.ram import Ram
+from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 READ_AHEAD = Ram.LATENCY + 2
@@ -63,16 +64,18 @@ class Accumulators(wiring.Component):
         stored: list[list[Signal]] = []
         for j in range(config.mesh_cols):
             if j:
-                wave = tuple(_register(m, value, f"wave_{j}_{i}") for i, value in enumerate(wave))
+                wave = self._next(m, wave, f"wave_{j}")
             stages = [wave]
             for step in range(WRITE_BEHIND - 1):
-                stages.append(
-                    tuple(_register(m, v, f"stage_{j}_{step}_{i}") for i, v in enumerate(stages[-1]))
-                )
+                stages.append(self._next(m, stages[-1], f"stage_{j}_{step}"))
             for c in range(config.tile_cols):
                 stored.append(self._column(m, j * config.tile_cols + c, stages))
         self._drain(m, stored)
         return m
+
+    @staticmethod
+    def _next(m: Module, wave, name: str) -> tuple[Signal, ...]:
+        return tuple(registered(m, value, f"{name}_{i}", reset=True) for i, value in enumerate(wave))
 
     def _column(self, m: Module, column: int, stages) -> list[Signal]:
         """The two memories of one column and its adder; returns what their read ports show."""
@@ -103,8 +106,11 @@ class Accumulators(wiring.Component):
         config = self._config
         chunk, half = self.drain_chunk, self.drain_half
         for step in range(Ram.LATENCY):
-            chunk, half = _register(m, chunk, f"chunk_{step}"), _register(m, half, f"half_{step}")
-        half = _register(m, half, "half_select")
+            chunk, half = (
+                registered(m, chunk, f"chunk_{step}", reset=True),
+                registered(m, half, f"half_{step}", reset=True),
+            )
+        half = registered(m, half, "half_select", reset=True)
         for lane in range(config.post_lanes):
             columns = range(lane, config.cols, config.post_lanes)
             chosen = []
@@ -117,9 +123,3 @@ class Accumulators(wiring.Component):
             value = Signal(signed(config.accumulator_width), name=f"lane_{lane}", reset_less=True)
             m.d.sync += value.eq(Mux(half, chosen[1], chosen[0]))
             m.d.comb += self.drained[lane].eq(value)
-
-
-def _register(m: Module, value, name: str) -> Signal:
-    register = Signal.like(value, name=name)
-    m.d.sync += register.eq(value)
-    return register

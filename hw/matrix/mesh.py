@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.matrix.pe import COLUMNS
+from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 
@@ -72,11 +73,13 @@ class Mesh(wiring.Component):
                 ]
                 if j + 1 < config.mesh_cols:
                     activations = [
-                        _hop(tile, value, f"activation_{r}") for r, value in enumerate(activations)
+                        registered(tile, value, f"activation_{r}") for r, value in enumerate(activations)
                     ]
-                    switch, load = _hop(tile, switch, "switch"), _hop(tile, load, "load")
+                    switch, load = registered(tile, switch, "switch"), registered(tile, load, "load")
                 if i + 1 < config.mesh_rows:
-                    weights[j] = [_hop(tile, value, f"weight_down_{c}") for c, value in enumerate(weights[j])]
+                    weights[j] = [
+                        registered(tile, value, f"weight_down_{c}") for c, value in enumerate(weights[j])
+                    ]
         for j, column in enumerate(sums):
             for c, value in enumerate(column):
                 m.d.comb += self.sums[j * config.tile_cols + c].eq(value)
@@ -89,7 +92,9 @@ class Mesh(wiring.Component):
         for j in range(config.mesh_cols):
             values = [self.weights[j * config.tile_cols + c] for c in range(config.tile_cols)]
             for step in range(j):
-                values = [_hop(m, value, f"weight_right_{j}_{c}_{step}") for c, value in enumerate(values)]
+                values = [
+                    registered(m, value, f"weight_right_{j}_{c}_{step}") for c, value in enumerate(values)
+                ]
             tiles.append(values)
         return tiles
 
@@ -122,10 +127,3 @@ class Mesh(wiring.Component):
         total = Signal(signed(config.psum_bits), name=f"psum_{name}", reset_less=True)
         m.d.sync += total.eq(level[0] if above is None else above + level[0])
         return total
-
-
-def _hop(m: Module, value, name: str) -> Signal:
-    """`value` one tile further."""
-    register = Signal.like(value, name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register

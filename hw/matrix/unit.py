@@ -13,6 +13,7 @@ from popshift.hw.matrix.feeder import WeightFeeder, weight_word
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh, mesh_latency
 from popshift.hw.memory.activations import ActivationMemory, address_bits
+from popshift.hw.pipeline import delayed
 from popshift.hw.tech.portable import Portable
 
 GATHER_LATENCY = 1
@@ -117,10 +118,10 @@ class MatrixUnit(wiring.Component):
             gather.common_address.eq(self.common_address),
             self.activation_addresses.eq(gather.addresses),
         ]
-        switch = _delay(m, control.switch, SWITCH_TO_MESH, "switch")
+        switch = delayed(m, control.switch, SWITCH_TO_MESH, "switch", reset=True)
         switches = [switch]
         for i in range(1, config.mesh_rows):
-            switches.append(_delay(m, switches[-1], 1, f"switch_tile_{i}"))
+            switches.append(delayed(m, switches[-1], 1, f"switch_tile_{i}", reset=True))
         m.d.comb += [
             mesh.activations.eq(self.activations),
             mesh.switch.eq(Cat(*switches)),
@@ -130,13 +131,15 @@ class MatrixUnit(wiring.Component):
         ]
         for name in ("valid", "first", "clear", "half"):
             source = control.switch if name == "first" else getattr(control, name)
-            m.d.comb += getattr(accumulators, name).eq(_delay(m, source, pixel_to_accumulator(config), name))
+            m.d.comb += getattr(accumulators, name).eq(
+                delayed(m, source, pixel_to_accumulator(config), name, reset=True)
+            )
         m.d.comb += [
             accumulators.drain_address.eq(self.drain_address),
             accumulators.drain_chunk.eq(self.drain_chunk),
             accumulators.drain_half.eq(self.drain_half),
             self.drained.eq(accumulators.drained),
-            self.full.eq(_delay(m, control.last, last_to_full(config), "last")),
+            self.full.eq(delayed(m, control.last, last_to_full(config), "last", reset=True)),
         ]
         oldest = Signal()
         with m.If(control.take):
@@ -155,12 +158,3 @@ class MatrixUnit(wiring.Component):
             self.overfull.eq(control.overfull),
         ]
         return m
-
-
-def _delay(m: Module, value, cycles: int, name: str) -> Signal:
-    """`value` behind registers; cleared by reset, so that nothing of an aborted run arrives late."""
-    for step in range(cycles):
-        register = Signal.like(value, name=f"{name}_{step}")
-        m.d.sync += register.eq(value)
-        value = register
-    return value

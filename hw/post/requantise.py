@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.numerics import Requantise
+from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 _SATURATED_BITS = 10
@@ -57,29 +58,29 @@ class RequantiseLane(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        biased = _register(m, (self.accumulator + self.bias)[: self._width].as_signed(), "biased")
-        multiplier = _register(m, Cat(self.multiplier, Const(0, 1)).as_signed(), "multiplier")
+        biased = registered(m, (self.accumulator + self.bias)[: self._width].as_signed(), "biased")
+        multiplier = registered(m, Cat(self.multiplier, Const(0, 1)).as_signed(), "multiplier")
         stages = product_stages(self._mode)
         product = self._technology.wide_product(m, biased, multiplier, stages=stages)
         shift = self.shift
         for stage in range(1 + stages):
-            shift = _register(m, shift, f"shift_{stage}")
+            shift = registered(m, shift, f"shift_{stage}")
         guard, sticky = Const(0, 1), Const(0, 1)
         if self._mode is Requantise.EXACT:
             # Half-up rounding by 2**31 is the bit below the cut added to the rest.
             fraction = numerics.EXACT_FRACTION_BITS
             high_part = product[fraction : fraction + self._width + 1].as_signed()
-            value = _register(m, high_part + product[fraction - 1], "scaled", signed(self._width + 1))
-            shift = _register(m, shift, "shift_scaled")
+            value = registered(m, high_part + product[fraction - 1], "scaled", shape=signed(self._width + 1))
+            shift = registered(m, shift, "shift_scaled")
         else:
             # Every shift is at least this one, which costs nothing.
             least = self._mode.shifts.start
             value, guard, sticky = product[least:].as_signed(), product[least - 1], product[: least - 1].any()
             shift = shift - least
         rounded = self._shift_away(m, value, shift, guard, sticky)
-        summed = _register(m, rounded + self.zero_point, "summed")
+        summed = registered(m, rounded + self.zero_point, "summed")
         limited = Mux(summed < self.low, self.low, Mux(summed > self.high, self.high, summed))
-        m.d.comb += self.activation.eq(_register(m, limited, "limited", signed(8)))
+        m.d.comb += self.activation.eq(registered(m, limited, "limited", shape=signed(8)))
         return m
 
     def _shift_away(self, m: Module, value, shift, guard, sticky) -> Signal:
@@ -98,18 +99,12 @@ class RequantiseLane(wiring.Component):
                 sticky = Mux(take, sticky | guard | below, sticky)
                 guard = Mux(take, value[amount - 1], guard)
                 value = Mux(take, value >> amount, value)
-            value = _register(m, value, f"shifted_{stage}")
-            guard, sticky = _register(m, guard, f"guard_{stage}"), _register(m, sticky, f"sticky_{stage}")
-            shift = _register(m, shift[: len(levels)], f"shift_left_{stage}")
+            value = registered(m, value, f"shifted_{stage}")
+            guard, sticky = registered(m, guard, f"guard_{stage}"), registered(m, sticky, f"sticky_{stage}")
+            shift = registered(m, shift[: len(levels)], f"shift_left_{stage}")
         negative = value[-1]
         up = guard & (~negative | sticky)
         small = (value[_SATURATED_BITS - 2 :] == 0) | (value[_SATURATED_BITS - 2 :].all())
         limit = (1 << (_SATURATED_BITS - 1)) - 1
         kept = Mux(small, value[: _SATURATED_BITS - 1].as_signed(), Mux(negative, -limit, limit - 1))
-        return _register(m, kept + up, "rounded", signed(_SATURATED_BITS))
-
-
-def _register(m: Module, value, name: str, shape=None) -> Signal:
-    register = Signal(value.shape() if shape is None else shape, name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register
+        return registered(m, kept + up, "rounded", shape=signed(_SATURATED_BITS))

@@ -11,6 +11,7 @@ from popshift.hw.isa import Source
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.memory.activations import address_bits
 from popshift.hw.memory.ram import Ram
+from popshift.hw.pipeline import delayed
 from popshift.hw.post import requantise
 from popshift.hw.post.control import ELEMENT, PostControl
 from popshift.hw.post.requantise import RequantiseLane
@@ -107,13 +108,13 @@ class PostUnit(wiring.Component):
         # The matrix unit's values take longer than the others: its parameters are asked for later, its
         # elements wait longer.
         wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
-        late_address = _delay(m, control.parameter_address, wait, "parameter_address")
+        late_address = delayed(m, control.parameter_address, wait, "parameter_address", reset=True)
         m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
-        late_element = _delay(m, control.element.as_value(), wait, "element_late")
+        late_element = delayed(m, control.element.as_value(), wait, "element_late", reset=True)
         m.d.comb += issued.as_value().eq(Mux(from_matrix, late_element, control.element.as_value()))
         travel = WINDOW_LATENCY + requantise.latency(config.requantise)
-        element = data.View(ELEMENT, _delay(m, issued.as_value(), travel, "element"))
+        element = data.View(ELEMENT, delayed(m, issued.as_value(), travel, "element", reset=True))
 
         values = self._lanes(m, control, from_matrix)
         self._write(m, control, element)
@@ -139,7 +140,7 @@ class PostUnit(wiring.Component):
         for index in range(config.post_lanes):
             lane = RequantiseLane(config=config, technology=self._technology)
             m.submodules[f"lane_{index}"] = lane
-            window = _delay(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}")
+            window = delayed(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}", reset=True)
             parameters = self.parameter_data[index]
             m.d.comb += [
                 lane.accumulator.eq(Mux(from_matrix, self.drained[index], window)),
@@ -180,11 +181,3 @@ class PostUnit(wiring.Component):
             self.write_mask.eq(Mux(element.valid & ~outside, mask, 0)),
             self.write_address.eq(address),
         ]
-
-
-def _delay(m: Module, value, cycles: int, name: str) -> Signal:
-    for step in range(cycles):
-        register = Signal.like(value, name=f"{name}_{step}")
-        m.d.sync += register.eq(value)
-        value = register
-    return value

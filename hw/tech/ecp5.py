@@ -2,8 +2,9 @@
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
+from popshift.hw.pipeline import delayed
 from popshift.hw.tech.pieces import wide_from_pieces
-from popshift.hw.tech.portable import Portable, delayed
+from popshift.hw.tech.portable import Portable
 
 MULTIPLIER_BITS = 18
 DSP_STAGES = 3  # input, pipeline and output register
@@ -41,8 +42,8 @@ def _row_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
     cut = 1 if stages > 2 else 0
     low = _nibble_product(m, a, b[:4], signed_nibble=False, cut=cut)
     high = _nibble_product(m, a, b[4:], signed_nibble=True, cut=cut)
-    low, high = (delayed(m, x.as_signed(), signed(12), 1, "product_half") for x in (low, high))
-    return delayed(m, low + (high << 4), signed(16), stages - 1 - cut, "product")
+    low, high = (delayed(m, x.as_signed(), 1, "product_half", shape=signed(12)) for x in (low, high))
+    return delayed(m, low + (high << 4), stages - 1 - cut, "product", shape=signed(16))
 
 
 def _nibble_product(m: Module, a, nibble, *, signed_nibble: bool, cut: int) -> Cat:
@@ -51,9 +52,9 @@ def _nibble_product(m: Module, a, nibble, *, signed_nibble: bool, cut: int) -> C
     m.d.comb += total.eq(Mux(nibble[0], a, 0))
     for row in range(1, 4):
         if row == 2 and cut:
-            total, a = (delayed(m, x, signed(len(x)), 1, "row_cut") for x in (total, a))
-            done = [delayed(m, bit, 1, 1, "row_low") for bit in done]
-            nibble = [None, None, *(delayed(m, nibble[bit], 1, 1, "row_bit") for bit in (2, 3))]
+            total, a = (delayed(m, x, 1, "row_cut", shape=signed(len(x))) for x in (total, a))
+            done = [delayed(m, bit, 1, "row_low", shape=1) for bit in done]
+            nibble = [None, None, *(delayed(m, nibble[bit], 1, "row_bit", shape=1) for bit in (2, 3))]
         done.append(total[0])
         total = _add_gated(m, total >> 1, a, nibble[row], subtract=signed_nibble and row == 3)
     return Cat(*done, total)
@@ -115,4 +116,4 @@ def _block(m: Module, a, b, *, stages: int) -> Signal:
         **{f"o_P{bit}": product[bit] for bit in range(2 * MULTIPLIER_BITS)},
     )
     width = len(a) + len(b)
-    return delayed(m, product[:width].as_signed(), signed(width), stages - inner, "product")
+    return delayed(m, product[:width].as_signed(), stages - inner, "product", shape=signed(width))

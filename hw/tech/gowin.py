@@ -2,8 +2,9 @@
 
 from amaranth.hdl import ClockSignal, Const, Instance, Module, Signal, signed
 
+from popshift.hw.pipeline import delayed
 from popshift.hw.tech.pieces import split_product, wide_from_pieces
-from popshift.hw.tech.portable import Portable, delayed
+from popshift.hw.tech.portable import Portable
 
 DSP_STAGES = 3  # input, pipeline and output register
 
@@ -63,4 +64,4 @@ def _block(m: Module, a, b, *, stages: int, bits: int = 18) -> Signal:
         o_DOUT=product,
     )
     width = len(a) + len(b)
-    return delayed(m, product[:width].as_signed(), signed(width), stages - inner, "product")
+    return delayed(m, product[:width].as_signed(), stages - inner, "product", shape=signed(width))

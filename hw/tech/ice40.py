@@ -6,8 +6,9 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 
 from popshift.hw.errors import ConfigError
 from popshift.hw.memory.ram import Ram, VerilogRam
+from popshift.hw.pipeline import delayed
 from popshift.hw.tech.pieces import split_product
-from popshift.hw.tech.portable import Portable, delayed
+from popshift.hw.tech.portable import Portable
 
 SPRAM_DEPTH, SPRAM_BITS = 16384, 16
 
@@ -36,7 +37,7 @@ class Ice40(Portable):
         factor = b[:16]  # never negative: bit 16 is its sign
         low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
         high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
-        return delayed(m, low + (high << 16), signed(len(a) + len(b)), 1, "wide_product")
+        return delayed(m, low + (high << 16), 1, "wide_product", shape=signed(len(a) + len(b)))
 
     def ram(self, *, width: int, depth: int) -> Ram:
         return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
@@ -107,7 +108,8 @@ def _pair(m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list
     )
     halves = [output[:16].as_signed(), output[16:].as_signed()]
     return [
-        delayed(m, half, signed(16), stages - 2, "product") for half, _ in zip(halves, pairs, strict=False)
+        delayed(m, half, stages - 2, "product", shape=signed(16))
+        for half, _ in zip(halves, pairs, strict=False)
     ]
 
 
@@ -129,4 +131,4 @@ def _mac16(m: Module, a, b, *, a_signed: bool, stages: int) -> Signal:
         i_B=b,
         o_O=output,
     )
-    return delayed(m, output, 32, stages - 3, "mac16")
+    return delayed(m, output, stages - 3, "mac16", shape=32)

@@ -2,15 +2,17 @@
 
 from amaranth.hdl import Cat, Const, Module, Signal, signed
 
-from popshift.hw.tech.portable import delayed
+from popshift.hw.pipeline import delayed
 
 
 def split_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
     """A LUT multiplier in two pipelined halves (high and low nibble of `b`), for two or more stages."""
     half = len(b) // 2
-    low = delayed(m, a * b[:half], signed(len(a) + half), stages - 1, "product_low")
-    high = delayed(m, a * b[half:].as_signed(), signed(len(a) + len(b) - half), stages - 1, "product_high")
-    return delayed(m, low + (high << half), signed(len(a) + len(b)), 1, "product")
+    low = delayed(m, a * b[:half], stages - 1, "product_low", shape=signed(len(a) + half))
+    high = delayed(
+        m, a * b[half:].as_signed(), stages - 1, "product_high", shape=signed(len(a) + len(b) - half)
+    )
+    return delayed(m, low + (high << half), 1, "product", shape=signed(len(a) + len(b)))
 
 
 def wide_from_pieces(m: Module, a: Signal, b: Signal, *, stages: int, piece_bits: int, block) -> Signal:
@@ -34,7 +36,7 @@ def wide_from_pieces(m: Module, a: Signal, b: Signal, *, stages: int, piece_bits
     p = [[block(m, x, y, stages=stages - adders) for y in parts_b] for x in parts_a]
     if adders == 1:
         low, high = p[0][0], p[1][0]
-        return delayed(m, low + (high << piece_bits), signed(width), 1, "wide_product")
-    outer = delayed(m, p[0][0] + (p[1][1] << (2 * piece_bits)), signed(width), 1, "wide_outer")
-    inner = delayed(m, p[0][1] + p[1][0], signed(len(p[0][1]) + 1), 1, "wide_inner")
-    return delayed(m, outer + (inner << piece_bits), signed(width), 1, "wide_product")
+        return delayed(m, low + (high << piece_bits), 1, "wide_product", shape=signed(width))
+    outer = delayed(m, p[0][0] + (p[1][1] << (2 * piece_bits)), 1, "wide_outer", shape=signed(width))
+    inner = delayed(m, p[0][1] + p[1][0], 1, "wide_inner", shape=signed(len(p[0][1]) + 1))
+    return delayed(m, outer + (inner << piece_bits), 1, "wide_product", shape=signed(width))

@@ -10,6 +10,7 @@ twin.
 from amaranth.hdl import Module, Signal, signed
 
 from popshift.hw.memory.ram import Ram, VerilogRam
+from popshift.hw.pipeline import delayed
 
 
 class Portable:
@@ -37,11 +38,11 @@ class Portable:
 
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         """A signed product without a DSP block."""
-        return delayed(m, a * b, signed(len(a) + len(b)), stages, "product")
+        return delayed(m, a * b, stages, "product", shape=signed(len(a) + len(b)))
 
     def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         """Signed product of wide operands (the post unit's), `stages` (at least 4) registers behind them."""
-        return delayed(m, a * b, signed(len(a) + len(b)), stages, "wide_product")
+        return delayed(m, a * b, stages, "wide_product", shape=signed(len(a) + len(b)))
 
     def ram(self, *, width: int, depth: int) -> Ram:
         """A memory with one read and one write port."""
@@ -59,12 +60,3 @@ class Simulated(Portable):
 
     def ram(self, *, width: int, depth: int) -> Ram:
         return Ram(width=width, depth=depth)
-
-
-def delayed(m: Module, value, shape, stages: int, name: str) -> Signal:
-    """`value` behind `stages` registers without reset (data needs none, and it keeps the reset net small)."""
-    for stage in range(stages):
-        register = Signal(shape, name=f"{name}_{stage}", reset_less=True)
-        m.d.sync += register.eq(value)
-        value = register
-    return value
