@@ -150,7 +150,7 @@ class Counter(IntEnum):
     ACTIVATION_WRITES = 9
     """Words written by the post unit."""
     LINK_ERRORS = 10
-    """Damaged frames since the last reset."""
+    """Damaged frames since the last reset, 255 at most."""
 
 
 COUNTER_BITS = 32
