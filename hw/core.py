@@ -94,9 +94,9 @@ class Core(wiring.Component):
                 unit.command_word.eq(sequencer.command_word),
                 unit.go.eq(sequencer.go[index]),
                 sequencer.unit_idle[index].eq(unit.idle),
-                sequencer.unit_illegal[index].eq(unit.illegal),
             ]
         errors = Cat(
+            matrix.illegal | post.illegal | channel.illegal,
             matrix.outside_activations | post.outside_activations | channel.outside,
             matrix.outside_weights,
             post.outside_parameters,

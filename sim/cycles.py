@@ -11,21 +11,23 @@ from dataclasses import dataclass, field
 
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.control import sequencer
+from popshift.hw.control import registers, sequencer
 from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source
 from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.post.unit import issue_to_write
 
+_HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
+"""Cycles from the sequencer's last state of an instruction until the unit starts."""
 _WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + 2
 """Cycles from the read of a window's last tap to the post unit's first element."""
 
 
 @dataclass
 class _Job:
-    """An instruction in a unit: when it was handed over, and when the unit is idle again."""
+    """An instruction in a unit: when the unit started it, and when the unit is idle again."""
 
-    go: int
+    start: int
     item: Instruction
     idle: int | None = None
 
@@ -65,7 +67,7 @@ class _Model:
         for item in instructions:
             decoded = now + sequencer.FETCH_CYCLES
             if item.opcode in (Opcode.MARK, Opcode.END):
-                last = max(decoded + 1, self._all_idle())
+                last = max(decoded + sequencer.BARRIER_CYCLES, self._all_idle())
                 yield last + 1 - start
                 start = now = last + 1
                 continue
@@ -73,7 +75,7 @@ class _Model:
             if idle > decoded:  # fetched again
                 decoded = max(idle, decoded + 1) + 1 + sequencer.FETCH_CYCLES
             now = decoded + LENGTHS[item.opcode]
-            job = _Job(now, item)
+            job = _Job(now + _HAND_OVER, item)
             self._jobs[item.opcode] = job
             run = {Opcode.MATRIX: self._matrix, Opcode.POST: self._post, Opcode.CHANNEL: self._channel}
             self._work[item.opcode] = run[item.opcode](job)
@@ -107,7 +109,7 @@ class _Model:
         config, item, halves = self._config, job.item, self._halves
         pixels = item["x_count"] * item["y_count"]
         period = max(pixels, feeder.shortest_pass(config))
-        may_start = job.go + config.rows + feeder.issue_to_ready(config)
+        may_start = job.start + config.rows + feeder.issue_to_ready(config)
         start = may_start
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:
@@ -124,7 +126,7 @@ class _Model:
         config, item, halves = self._config, job.item, self._halves
         area = item["x_count"] * item["y_count"]
         source = Source(item["source"])
-        issue = job.go
+        issue = job.start
         if source is Source.FILL:
             issue += item["chunks"] * area
         elif source is Source.MATRIX:
@@ -154,6 +156,6 @@ class _Model:
             yield False
         taps = item["kx_count"] * item["ky_count"]
         windows = item["x_count"] * item["y_count"] * item["planes"]
-        first = max(job.go, post.go) + taps
+        first = max(job.start, post.start + channel_unit.ACTIVE_LATENCY) + taps
         job.idle = first + (windows - 1) * max(taps, item["period"]) + 1
         yield True

@@ -35,7 +35,7 @@ class Machine:
     ----------
     status: as the device reports it.
     layer: layer index of the last mark.
-    pc: program word of the current or failed instruction.
+    pc: program word of the current or failed instruction (the hardware may be some words further on).
     """
 
     def __init__(self, config: AcceleratorConfig, *, batch: int = 1, check_hazards: bool = False) -> None:

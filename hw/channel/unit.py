@@ -11,6 +11,7 @@ from popshift.hw.isa import ChannelOperation, Opcode
 from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.pipeline import registered
 
+ACTIVE_LATENCY = 1
 READ_LATENCY = 2 + ActivationMemory.LATENCY
 """Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory.
 """
@@ -24,10 +25,11 @@ class ChannelUnit(wiring.Component):
 
     Members
     -------
-    command ports, idle, illegal.
+    command ports: see `command_members`. Illegal are an operation that does not exist and a period above the
+        number of bank groups.
     address: of all banks; `addressing` says that it holds. reading: strobe, a cycle before that.
     activations: the bytes, `READ_LATENCY` cycles after `reading`.
-    active: the post unit takes windows. window: strobe: a window is finished.
+    active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is finished.
     group: the group of channels wanted. values: theirs, a cycle later.
     outside: the address lies beyond the memory.
     """
@@ -37,8 +39,6 @@ class ChannelUnit(wiring.Component):
         super().__init__(
             {
                 **command_members(),
-                "idle": Out(1),
-                "illegal": Out(1),
                 "address": Out(address_bits(config)),
                 "reading": Out(1),
                 "addressing": Out(1),
@@ -66,13 +66,15 @@ class ChannelUnit(wiring.Component):
         steps = [field(f"{name}_step") for name in names]
         last_tap, first_tap = loops[0].last & loops[1].last, Signal()
         spacing = Signal.like(field("period"))  # cycles until the window before has been taken
-        issue = Signal()
-        m.d.comb += issue.eq(running & self.active & (~last_tap | (spacing == 0)))
-        with m.If(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
+        spaced = Signal(init=1)  # spacing == 0
+        active, issue = Signal(), Signal()
+        m.d.sync += active.eq(self.active)
+        m.d.comb += issue.eq(running & active & (~last_tap | spaced))
+        with m.If(~spaced):
+            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         with m.If(issue):
             with m.If(last_tap):
-                m.d.sync += spacing.eq(field("period"))
+                m.d.sync += [spacing.eq(field("period")), spaced.eq(field("period") == 0)]
             step, inner = steps[-1], issue
             for loop, own_step in zip(reversed(loops[:-1]), reversed(steps[:-1]), strict=True):
                 step = Mux(loop.last, step, own_step)
@@ -83,7 +85,7 @@ class ChannelUnit(wiring.Component):
                 inner = inner & loop.last
             with m.If(inner):
                 m.d.sync += running.eq(0)
-        with m.If(self.go & ~self.illegal):
+        with m.If(command.start):
             m.d.sync += [running.eq(1), address.eq(field("base")), first_tap.eq(1)]
             for loop in loops:
                 loop.restart()
@@ -98,9 +100,9 @@ class ChannelUnit(wiring.Component):
         own_address = Signal(address_bits(config), reset_less=True)
         m.d.sync += [own_address.eq(address), self.addressing.eq(issue)]
         m.d.comb += [
-            self.idle.eq(~running),
-            self.illegal.eq(
-                (field("operation") > ChannelOperation.SUM) | (field("period") >= config.bank_groups)
+            command.busy.eq(running),
+            command.legal.eq(
+                (field("operation") <= ChannelOperation.SUM) & (field("period") < config.bank_groups)
             ),
             self.address.eq(own_address),
             self.reading.eq(issue),

@@ -160,21 +160,26 @@ class CommandUnit(wiring.Component):
         wiring.connect(m, transmitter.crc, crc.transmitter)
         wiring.connect(m, wiring.flipped(self.rx), receiver.i)
         wiring.connect(m, transmitter.o, wiring.flipped(self.tx))
+        check_step = Signal(range(max(self._config.bank_mask_bytes, *self._word_bytes) + 1))
         m.d.comb += [
             self.busy.eq(receiver.valid | transmitter.o.valid),
             admission.header.eq(receiver.header),
             admission.length.eq(receiver.length),
             admission.status.eq(self.status),
             admission.refused.eq(self._refused),
-            self._next_position.eq(self._position - Mux(self._walking, self._check_step, 1)),
+            self._next_position.eq(self._position - Mux(self._walking, check_step, 1)),
         ]
+        # A register: the header stands for cycles before this is used.
+        m.d.sync += check_step.eq(
+            Array([self._config.bank_mask_bytes, *self._word_bytes[1:]])[self._space]
+        )
         with m.If(self.reset_machine):
             m.d.sync += self._errors.eq(0)
         with m.Elif(receiver.damaged & ~self._errors.all()):
             m.d.sync += self._errors.eq(self._errors + 1)
 
         self._elaborate_write_path(m)
-        m.d.sync += self.start.eq(0)
+        m.d.sync += [self.start.eq(0), self.proceed.eq(0), self.reset_machine.eq(0)]
         with m.FSM():
             self._decide(m)
             self._check(m)
@@ -182,10 +187,6 @@ class CommandUnit(wiring.Component):
             self._answer_header(m)
             self._answer_payload(m)
         return m
-
-    @property
-    def _check_step(self):
-        return Array([self._config.bank_mask_bytes, *self._word_bytes[1:]])[self._space]
 
     def _refuse(self, m: Module) -> None:
         m.d.sync += self._refused.eq(1)
@@ -195,19 +196,21 @@ class CommandUnit(wiring.Component):
         """What follows the fetch of a payload byte: the byte itself one cycle later, the write one more."""
         address, shifter, issue = self._receiver.header.address, self._shifter, self._issue
         is_data = self._is_write & ~self._in_mask
-        last_lane = Array([size - 1 for size in self._word_bytes])[self._space]
+        last_lane = Signal(range(max(self._word_bytes)))
         lane = Signal(range(max(self._word_bytes)))
         arrived, word_arrived = Signal(), Signal()
         m.d.sync += [
+            last_lane.eq(Array([size - 1 for size in self._word_bytes])[self._space]),
             lane.eq(Mux(issue & (lane != 0), lane - 1, last_lane)),
             arrived.eq(issue),
             word_arrived.eq(issue & is_data & (lane == 0)),
         ]
         with m.If(self._up | self._down | word_arrived):
             m.d.sync += self._offset.eq(self._offset + Mux(self._up, 1, -1))
+        word = Signal(8 * 4)
+        m.d.sync += word.eq(self._answer_word)
         # During the data of an activation WRITE the shifter keeps the mask.
         with m.If(self._load):
-            word = self._answer_word
             m.d.sync += shifter[:32].eq(Cat(word.word_select(index, 8) for index in reversed(range(4))))
         with m.Elif(self._shift_out | (arrived & ~(is_data & self._is_activation))):
             m.d.sync += shifter.eq(Cat(self._receiver.read_data, shifter))
@@ -262,12 +265,12 @@ class CommandUnit(wiring.Component):
                 with m.Case(Type.READ):
                     m.next = "STREAM"
                 with m.Case(Type.CONTINUE):
-                    m.d.comb += self.proceed.eq(admission.fresh)
+                    m.d.sync += self.proceed.eq(admission.fresh)
                 for number, size in _ANSWER_BYTES.items():
                     with m.Case(number):
                         m.d.sync += [self._position.eq(size), self._has_payload.eq(1)]
                         if number is Type.RESET:
-                            m.d.comb += self.reset_machine.eq(admission.fresh)
+                            m.d.sync += self.reset_machine.eq(admission.fresh)
 
         with m.State("DONE"), m.If(self._transmitter.crc_idle):
             m.d.comb += [admission.answered.eq(1), self._receiver.release.eq(1)]
@@ -378,7 +381,7 @@ class CommandUnit(wiring.Component):
         return Mux(self._type == Type.STATUS, Array(state)[words_left[:2]], Array(counters)[words_left])
 
     def _answer_payload(self, m: Module) -> None:
-        """PREPARE waits for a byte of the activation memory, or loads a word; SEND sends bytes."""
+        """PREPARE waits for a byte of the activation memory or for a word; SEND sends bytes."""
         sent, position, is_read = self._transmitter.i, self._position, self._is_read
         is_identity = (self._type == Type.OPEN) | (self._type == Type.RESET)
         identity = packet.IDENTITY.pack(*packet.identity(self._config))
@@ -386,7 +389,7 @@ class CommandUnit(wiring.Component):
         with m.State("PREPARE"):
             m.d.comb += self._load.eq(1)
             m.d.sync += waited.eq(waited + 1)
-            with m.If(~is_read | (waited == self._read_latency)):
+            with m.If(waited == self._read_latency):
                 m.d.sync += waited.eq(0)
                 m.next = "SEND"
 

@@ -16,7 +16,14 @@ UNITS = (Opcode.MATRIX, Opcode.POST, Opcode.CHANNEL)
 FETCH_CYCLES = 2
 """Cycles from the address of an instruction's first word to the word."""
 
+BARRIER_CYCLES = 2
+"""Cycles from the first word of a barrier until it can pass."""
+
+HAND_OVER_CYCLES = 1
+"""Cycles from the state GO to the unit's `go`: what goes to the units are registers."""
+
 UNIT_ERRORS = (
+    Status.ILLEGAL_INSTRUCTION,
     Status.ACTIVATION_ADDRESS,
     Status.WEIGHT_ADDRESS,
     Status.PARAMETER_ADDRESS,
@@ -29,8 +36,8 @@ class Sequencer(wiring.Component):
     """Executes a program.
 
     An instruction takes its words plus two cycles if its unit is idle when it has been fetched; otherwise it
-    is
-    fetched again once the unit is idle.
+    is fetched again once the unit is idle. A barrier takes a cycle more, so that whatever is wrong with the
+    instruction before is known by then.
 
     Members
     -------
@@ -38,8 +45,7 @@ class Sequencer(wiring.Component):
     proceed: the host's CONTINUE; ignored unless the machine is paused.
     reset_machine: back to IDLE.
     program_address, program_data: read port of the program memory.
-    command_write (one bit per unit), command_index, command_word, go (one bit per unit), unit_idle,
-    unit_illegal.
+    command_write, go, unit_idle (one bit per unit each), command_index, command_word: see `command_members`.
     all_idle: nothing is under way in any unit. progress: some unit does something. errors: one bit per
         `UNIT_ERRORS`.
     abort: puts the units back into their reset state.
@@ -63,7 +69,6 @@ class Sequencer(wiring.Component):
                 "command_word": Out(isa.WORD_BITS),
                 "go": Out(len(UNITS)),
                 "unit_idle": In(len(UNITS)),
-                "unit_illegal": In(len(UNITS)),
                 "all_idle": In(1),
                 "progress": In(1),
                 "errors": In(len(UNIT_ERRORS)),
@@ -79,23 +84,27 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        depth = self._config.program_depth
         opcode = self.program_data[: isa.OPCODE_BITS]
         length, unit, known = self._decode(m, opcode)
         address = Signal(17)
         index = Signal(range(isa.MAX_LENGTH))
         target, words = Signal.like(unit), Signal.like(length)
+        following = Signal(17)  # address of the next instruction
+        decoded, unknown = Signal(), Signal()
         ending, marked, pause = Signal(), Signal(16), Signal()
         moving, stop = Signal(), Signal()
-        error, fault = Signal(Status), Signal(Status)
         m.d.comb += [
             self.program_address.eq(address),
+            self.running.eq(self.status == Status.RUNNING),
+        ]
+        m.d.sync += [
+            decoded.eq(0),
             self.command_index.eq(index),
             self.command_word.eq(self.program_data),
-            self.running.eq(self.status == Status.RUNNING),
-            error.eq(fault),
+            self.command_write.eq(0),
+            self.go.eq(0),
+            self.abort.eq(0),
         ]
-        m.d.sync += fault.eq(Status.IDLE)
 
         def fetch(at):
             m.d.sync += [self.pc.eq(at), address.eq(at)]
@@ -117,7 +126,7 @@ class Sequencer(wiring.Component):
                     fetch(self.start_pc)
                 with m.If(self.proceed & (self.status == Status.PAUSED)):
                     m.d.sync += self.status.eq(Status.RUNNING)
-                    fetch(self.pc + 1)
+                    fetch(following)
             with state("FETCH"):
                 m.d.comb += moving.eq(1)
                 m.d.sync += address.eq(address + 1)
@@ -131,20 +140,16 @@ class Sequencer(wiring.Component):
                 place = isa.PLACEMENTS[Opcode.MARK]["layer"]
                 m.d.sync += [
                     address.eq(address + 1),
+                    index.eq(1),
                     target.eq(unit),
                     words.eq(length),
+                    following.eq(self.pc + length),
+                    decoded.eq(1),
+                    unknown.eq(~known),
                     ending.eq(opcode == Opcode.END),
                     marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
+                    self.command_write.eq(unit & self.unit_idle),
                 ]
-                # A fault is acted upon a cycle later; until then nothing happens that a reset does not undo.
-                with m.If(self.pc >= depth):
-                    m.d.sync += fault.eq(Status.PROGRAM_ADDRESS)
-                with m.Elif(~known):
-                    m.d.sync += fault.eq(Status.ILLEGAL_INSTRUCTION)
-                with m.Elif(self.pc + length > depth):
-                    m.d.sync += fault.eq(Status.PROGRAM_ADDRESS)
-                m.d.comb += self.command_write.eq(unit & self.unit_idle)
-                m.d.sync += index.eq(1)
                 m.next = "WAIT"
                 with m.If(unit == 0):
                     m.next = "BARRIER"
@@ -153,20 +158,22 @@ class Sequencer(wiring.Component):
             with state("WAIT"), m.If((target & self.unit_idle).any()):
                 fetch(self.pc)
             with state("STREAM"):
-                m.d.comb += [moving.eq(1), self.command_write.eq(target)]
-                m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
+                m.d.comb += moving.eq(1)
+                m.d.sync += [
+                    self.command_write.eq(target),
+                    index.eq(index + 1),
+                    address.eq(address + 1),
+                ]
                 with m.If(index == words - 1):
-                    m.d.sync += address.eq(self.pc + words)
+                    m.d.sync += address.eq(following)
                     m.next = "GO"
             with state("GO"):  # also the first cycle of the next fetch
                 m.d.comb += moving.eq(1)
-                with m.If((target & self.unit_illegal).any()):
-                    m.d.comb += error.eq(Status.ILLEGAL_INSTRUCTION)
-                with m.Else():
-                    m.d.comb += self.go.eq(target)
-                    m.d.sync += [self.pc.eq(self.pc + words), address.eq(address + 1)]
-                    m.next = "FETCH_WAIT"
-            with state("BARRIER"), m.If(self.all_idle):
+                m.d.sync += [self.go.eq(target), self.pc.eq(following), address.eq(address + 1)]
+                m.next = "FETCH_WAIT"
+            with state("BARRIER"):
+                m.next = "PASS"
+            with state("PASS"), m.If(self.all_idle):
                 m.d.comb += moving.eq(1)
                 with m.If(ending):
                     m.d.sync += self.status.eq(Status.DONE)
@@ -177,17 +184,24 @@ class Sequencer(wiring.Component):
                         m.d.sync += self.status.eq(Status.PAUSED)
                         m.next = "STOPPED"
                     with m.Else():
-                        fetch(self.pc + 1)
+                        fetch(following)
             with m.State("FAILED"):
-                m.d.comb += self.abort.eq(1)
+                m.d.sync += self.abort.eq(1)
                 m.next = "STOPPED"
-        self._watch(m, error, moving, stop)
+
+        # A fault is acted upon two cycles after DECODE; until then nothing happens that a reset does not undo.
+        fault = Signal(Status)
+        with m.If(decoded & (following > self._config.program_depth)):
+            m.d.comb += fault.eq(Status.PROGRAM_ADDRESS)
+        with m.Elif(decoded & unknown):
+            m.d.comb += fault.eq(Status.ILLEGAL_INSTRUCTION)
+        self._watch(m, fault, moving, stop)
         return m
 
     @staticmethod
     def _decode(m: Module, opcode) -> tuple[Signal, Signal, Signal]:
         """Length in words, unit (one-hot, none for barriers) and whether the opcode exists."""
-        length, unit, known = Signal(range(isa.MAX_LENGTH + 1)), Signal(len(UNITS)), Signal()
+        length, unit, known = Signal(range(isa.MAX_LENGTH + 1), init=1), Signal(len(UNITS)), Signal()
         with m.Switch(opcode):
             for code, words in isa.LENGTHS.items():
                 with m.Case(code):
@@ -196,32 +210,34 @@ class Sequencer(wiring.Component):
                         m.d.comb += unit.eq(1 << UNITS.index(code))
         return length, unit, known
 
-    def _watch(self, m: Module, error: Signal, moving: Signal, stop: Signal) -> None:
+    def _watch(self, m: Module, fault: Signal, moving: Signal, stop: Signal) -> None:
         """Errors of the units, the watchdogs and the reset override whatever the state machine decided."""
         quiet = Signal(range(isa.NO_PROGRESS_CYCLES + 1))
         budget, too_long = Signal(32), Signal()  # cycles left; 0 counts as 2**32
-        m.d.sync += too_long.eq(self.running & (budget == 1))
-        with m.If(self.begin):
-            m.d.sync += [self.cycles.eq(0), budget.eq(self.cycle_limit), too_long.eq(0)]
+        failed, failure = Signal(), Signal(Status)
+        m.d.sync += [too_long.eq(budget == 1), failed.eq(1)]
+        with m.If(fault != Status.IDLE):
+            m.d.sync += failure.eq(fault)
+        for bit, code in enumerate(UNIT_ERRORS):
+            with m.Elif(self.errors[bit]):
+                m.d.sync += failure.eq(code)
+        with m.Elif(quiet == isa.NO_PROGRESS_CYCLES):
+            m.d.sync += failure.eq(Status.NO_PROGRESS)
+        with m.Elif(too_long):
+            m.d.sync += failure.eq(Status.CYCLE_LIMIT)
+        with m.Else():
+            m.d.sync += failed.eq(0)
         with m.If(~self.running | moving | self.progress):
             m.d.sync += quiet.eq(0)
         with m.Else():
             m.d.sync += quiet.eq(quiet + 1)
         with m.If(self.running):
             m.d.sync += [self.cycles.eq(self.cycles + 1), budget.eq(budget - 1)]
-            failed, status = Signal(), Signal(Status)
-            with m.If(error != Status.IDLE):
-                m.d.comb += [failed.eq(1), status.eq(error)]
-            for bit, code in enumerate(UNIT_ERRORS):
-                with m.Elif(self.errors[bit]):
-                    m.d.comb += [failed.eq(1), status.eq(code)]
-            with m.Elif(quiet == isa.NO_PROGRESS_CYCLES):
-                m.d.comb += [failed.eq(1), status.eq(Status.NO_PROGRESS)]
-            with m.Elif(too_long):
-                m.d.comb += [failed.eq(1), status.eq(Status.CYCLE_LIMIT)]
-            with m.If(failed):
-                m.d.sync += self.status.eq(status)
-                m.d.comb += stop.eq(1)
+        with m.If(self.begin):
+            m.d.sync += [self.cycles.eq(0), budget.eq(self.cycle_limit), too_long.eq(0), failed.eq(0)]
+        with m.If(self.running & failed):
+            m.d.sync += self.status.eq(failure)
+            m.d.comb += stop.eq(1)
         with m.If(self.reset_machine):
             m.d.sync += [self.status.eq(Status.IDLE), self.cycles.eq(0), self.layer.eq(0), self.pc.eq(0)]
             m.d.comb += stop.eq(1)

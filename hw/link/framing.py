@@ -11,6 +11,7 @@ from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import packet
+from popshift.hw.link.stage import Stage
 
 MAX_BLOCK = 254
 """Data bytes in the longest COBS block."""
@@ -59,7 +60,7 @@ class FrameReceiver(wiring.Component):
 
     Members
     -------
-    i: encoded bytes. Not ready while a frame is held.
+    i: encoded bytes. Not ready while a frame is held, nor the cycle before.
     valid: a frame is held; everything below describes it.
     header: its header.
     rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the
@@ -105,30 +106,39 @@ class FrameReceiver(wiring.Component):
         m = Module()
         accept = self.i.valid & self.i.ready
         ended = accept & (self.i.payload == packet.DELIMITER)
-        m.d.comb += self.i.ready.eq(~self.valid)
-
         # A code byte c announces c - 1 data bytes, then a zero, unless c is 255 or the frame ends there.
         block_left = Signal(8, init=1)
+        is_code = Signal(init=1)  # block_left == 1
         begun = Signal()
         zero_due = Signal()
-        is_code = block_left == 1
-        byte = Signal(8)
-        byte_valid = Signal()
-        m.d.comb += [
+        # What was decoded is registered: much depends on it.
+        byte, byte_valid = Signal(8, reset_less=True), Signal()
+        starts, ends, complete = Signal(), Signal(), Signal()
+        m.d.comb += self.i.ready.eq(~self.valid & ~ends)
+        m.d.sync += [
             byte.eq(Mux(is_code, 0, self.i.payload)),
             byte_valid.eq(accept & ~ended & (~is_code | zero_due)),
+            starts.eq(accept & ~begun),
+            ends.eq(ended & begun),
+            complete.eq(is_code),
         ]
         with m.If(ended):
-            m.d.sync += [block_left.eq(1), begun.eq(0), zero_due.eq(0)]
+            m.d.sync += [block_left.eq(1), is_code.eq(1), begun.eq(0), zero_due.eq(0)]
         with m.Elif(accept):
-            m.d.sync += [block_left.eq(Mux(is_code, self.i.payload, block_left - 1)), begun.eq(1)]
+            m.d.sync += begun.eq(1)
             with m.If(is_code):
-                m.d.sync += zero_due.eq(self.i.payload != MAX_BLOCK + 1)
+                m.d.sync += [
+                    block_left.eq(self.i.payload),
+                    is_code.eq(self.i.payload == 1),
+                    zero_due.eq(self.i.payload != MAX_BLOCK + 1),
+                ]
+            with m.Else():
+                m.d.sync += [block_left.eq(block_left - 1), is_code.eq(block_left == 2)]
 
-        whole = self._collect(m, starts=accept & ~begun, byte=byte, byte_valid=byte_valid)
-        with m.If(ended & begun):
-            m.d.sync += self.valid.eq(is_code & whole)
-            m.d.comb += self.damaged.eq(~(is_code & whole))
+        whole = self._collect(m, starts=starts, byte=byte, byte_valid=byte_valid)
+        m.d.sync += self.damaged.eq(ends & ~(complete & whole))
+        with m.If(ends):
+            m.d.sync += self.valid.eq(complete & whole)
         with m.Elif(self.release):
             m.d.sync += self.valid.eq(0)
         return m
@@ -180,7 +190,7 @@ class FrameTransmitter(wiring.Component):
     crc: to a `FrameCrc`.
     crc_idle: that CRC is not in use; it is from the first byte of a frame until its CRC has been appended.
 
-    A block is gathered in a buffer first, because its length goes in front: two cycles per byte. Takes
+    A block is gathered in a buffer first, because its length goes in front: three cycles per byte. Takes
     nothing while it sends a block. A frame has at least one byte.
     """
 
@@ -203,6 +213,9 @@ class FrameTransmitter(wiring.Component):
         m = Module()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=256, init=[])
         write, read = buffer.write_port(), buffer.read_port()
+        m.submodules.stage = stage = Stage(FRAME_BYTE)
+        wiring.connect(m, wiring.flipped(self.i), stage.i)
+        source = stage.o
 
         # Where the next byte comes from: the stream, then the four bytes of the CRC, then no more.
         crc_index = Signal(range(packet.CRC_BYTES))
@@ -211,8 +224,8 @@ class FrameTransmitter(wiring.Component):
         length = Signal(range(MAX_BLOCK + 1))
         sent = Signal.like(length)
         m.d.comb += [
-            byte.eq(Mux(in_crc, self.crc.crc.word_select(crc_index, 8), self.i.payload.data)),
-            self.crc.data.eq(self.i.payload.data),
+            byte.eq(Mux(in_crc, self.crc.crc.word_select(crc_index, 8), source.payload.data)),
+            self.crc.data.eq(source.payload.data),
             self.crc.valid.eq(take & ~in_crc),
             write.addr.eq(length),
             write.data.eq(byte),
@@ -225,7 +238,7 @@ class FrameTransmitter(wiring.Component):
             with m.If(in_crc):
                 m.d.sync += [crc_index.eq(crc_index + 1), complete.eq(crc_index == packet.CRC_BYTES - 1)]
             with m.Else():
-                m.d.sync += in_crc.eq(self.i.payload.last)
+                m.d.sync += in_crc.eq(source.payload.last)
 
         # A frame that ends in a zero has one more block, an empty one: only GATHER decides which is the last.
         final = Signal()
@@ -244,10 +257,10 @@ class FrameTransmitter(wiring.Component):
                 with m.If(complete | (length == MAX_BLOCK)):
                     m.next = "CODE"
                 with m.Elif(~begun):
-                    m.d.comb += self.crc.start.eq(self.i.valid)
-                    m.d.sync += begun.eq(self.i.valid)
-                with m.Elif(in_crc | self.i.valid):
-                    m.d.comb += [take.eq(1), self.i.ready.eq(~in_crc)]
+                    m.d.comb += self.crc.start.eq(source.valid)
+                    m.d.sync += begun.eq(source.valid)
+                with m.Elif(in_crc | source.valid):
+                    m.d.comb += [take.eq(1), source.ready.eq(~in_crc)]
                     with m.If(byte == 0):
                         m.next = "CODE"
                     with m.Else():

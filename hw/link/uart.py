@@ -6,6 +6,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.link.stage import Stage
 
 DATA_BITS = 8
 RATE_TOLERANCE = 1e-3
@@ -96,7 +97,7 @@ class UartTransmitter(wiring.Component):
         m = Module()
         phase = Signal(self._width)
         following = Signal(self._width + 1)
-        bit_over = following[self._width]
+        bit_over = Signal()
         shifter = Signal(DATA_BITS + 1, init=-1)
         bits_left = Signal(range(DATA_BITS + 3))
         m.d.comb += [
@@ -105,9 +106,9 @@ class UartTransmitter(wiring.Component):
             self.i.ready.eq((bits_left == 0) | ((bits_left == 1) & bit_over)),
         ]
         with m.If(bits_left == 0):
-            m.d.sync += phase.eq(0)
+            m.d.sync += [phase.eq(0), bit_over.eq(0)]
         with m.Else():
-            m.d.sync += phase.eq(following)
+            m.d.sync += [phase.eq(following), bit_over.eq(following[self._width])]
             with m.If(bit_over):
                 m.d.sync += [shifter.eq(Cat(shifter[1:], 1)), bits_left.eq(bits_left - 1)]
         with m.If(self.i.valid & self.i.ready):
@@ -151,20 +152,20 @@ class Uart(wiring.Component):
         m.submodules.buffer = buffer = fifo.SyncFIFOBuffered(
             width=DATA_BITS, depth=self._config.link_fifo_depth + 1
         )
-        # A register behind the memory's slow output: a byte every other cycle is more than the line has.
-        held, byte = Signal(), Signal(DATA_BITS, reset_less=True)
-        with m.If(held):
-            m.d.sync += held.eq(~self.received.ready)
-        with m.Else():
-            m.d.sync += [held.eq(buffer.r_rdy), byte.eq(buffer.r_data)]
+        # Registers behind the memory's slow output and before the line: a byte every other cycle is more than
+        # it has.
+        m.submodules.stage_in = stage_in = Stage(DATA_BITS)
+        m.submodules.stage_out = stage_out = Stage(DATA_BITS)
+        wiring.connect(m, wiring.flipped(self.transmit), stage_out.i)
+        wiring.connect(m, stage_out.o, transmitter.i)
+        wiring.connect(m, stage_in.o, wiring.flipped(self.received))
         m.d.comb += [
             receiver.rx.eq(self.rx),
             buffer.w_data.eq(receiver.payload),
             buffer.w_en.eq(receiver.valid),
-            buffer.r_en.eq(~held),
-            self.received.payload.eq(byte),
-            self.received.valid.eq(held),
+            buffer.r_en.eq(stage_in.i.ready),
+            stage_in.i.payload.eq(buffer.r_data),
+            stage_in.i.valid.eq(buffer.r_rdy),
             self.tx.eq(transmitter.tx),
         ]
-        wiring.connect(m, wiring.flipped(self.transmit), transmitter.i)
         return m

@@ -19,8 +19,7 @@ class MatrixControl(wiring.Component):
 
     Members
     -------
-    command ports: see `command_members`. idle: the next instruction may come. illegal: the instruction asks
-        for a PE kind that does not exist.
+    command ports: see `command_members`. Illegal is a PE kind that does not exist.
     weight_start, weight_base, weight_more, weight_ready: the feeder's.
     half_busy: In: per accumulator half, not yet drained.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
@@ -36,8 +35,6 @@ class MatrixControl(wiring.Component):
         super().__init__(
             {
                 **command_members(),
-                "idle": Out(1),
-                "illegal": Out(1),
                 "weight_start": Out(1),
                 "weight_base": Out(WEIGHT_ADDRESS_BITS),
                 "weight_more": Out(1),
@@ -97,23 +94,25 @@ class MatrixControl(wiring.Component):
                 count.eq(0),
                 clear.eq(first_k),
                 last_pass.eq(k.last),
-                first_k.eq(k.last),
             ]
+            with m.If(first_k):
+                m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
+        # Which pass is next can wait a cycle: its weights are not ready so soon.
+        with m.If(first):
+            m.d.sync += first_k.eq(k.last)
             k.advance()
             with m.If(k.last):
                 n.advance()
                 m.d.sync += due.eq(~n.last)
-            with m.If(first_k):
-                m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
-        with m.If(self.go & ~self.illegal):
+        with m.If(command.start):
             m.d.sync += [due.eq(1), first_k.eq(1)]
             for loop in (x, y, k, n):
                 loop.restart()
 
         m.d.comb += [
-            self.idle.eq(~due & ~streaming),
-            self.illegal.eq(field("kind") >= len(config.pe_kinds)),
-            self.weight_start.eq(self.go),
+            command.busy.eq(due | streaming),
+            command.legal.eq(field("kind") < len(config.pe_kinds)),
+            self.weight_start.eq(command.start),
             self.weight_base.eq(field("weight_base")),
             self.weight_more.eq(due),
             self.pixel.eq(address),

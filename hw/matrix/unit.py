@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.control.registers import command_members
+from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.matrix import accumulators as accumulators_module
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.matrix.control import MatrixControl
@@ -58,8 +58,6 @@ class MatrixUnit(wiring.Component):
         super().__init__(
             {
                 **command_members(),
-                "idle": Out(1),
-                "illegal": Out(1),
                 "activation_addresses": Out(data.ArrayLayout(bits, config.rows)),
                 "activations": In(data.ArrayLayout(signed(8), config.rows)),
                 "common": In(1),
@@ -92,11 +90,8 @@ class MatrixUnit(wiring.Component):
         m.submodules.mesh = mesh = self._mesh
         m.submodules.accumulators = accumulators = self._accumulators
 
+        connect_command(m, self, control)
         m.d.comb += [
-            control.command_write.eq(self.command_write),
-            control.command_index.eq(self.command_index),
-            control.command_word.eq(self.command_word),
-            control.go.eq(self.go),
             feeder.start.eq(control.weight_start),
             feeder.base.eq(control.weight_base),
             feeder.more.eq(control.weight_more),
@@ -147,8 +142,6 @@ class MatrixUnit(wiring.Component):
         with m.If(self.release):
             m.d.sync += [self.busy_halves.bit_select(oldest, 1).eq(0), oldest.eq(~oldest)]
         m.d.comb += [
-            self.idle.eq(control.idle),
-            self.illegal.eq(control.illegal),
             self.streaming.eq(control.valid),
             self.loading.eq(feeder.reading),
             self.wait_weights.eq(control.wait_weights),

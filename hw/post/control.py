@@ -1,6 +1,6 @@
 """Loop nest of the POST instruction: which value comes next, and where its result goes."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -28,7 +28,8 @@ class PostControl(wiring.Component):
 
     Members
     -------
-    command ports: see `command_members`. idle, illegal.
+    command ports: see `command_members`. Illegal are a source that does not exist and a period above the
+        number of bank groups.
     full: strobe: another accumulator half can be drained. release: strobe: the current one has been.
     window: strobe: the channel unit delivers a finished window. channel_active: it may deliver.
     drained: the pipeline is empty.
@@ -48,8 +49,6 @@ class PostControl(wiring.Component):
         super().__init__(
             {
                 **command_members(),
-                "idle": Out(1),
-                "illegal": Out(1),
                 "full": In(1),
                 "release": Out(1),
                 "window": In(1),
@@ -89,16 +88,16 @@ class PostControl(wiring.Component):
         half, holds_window = Signal(), Signal()
 
         from_matrix, from_channel, fill = (Signal(name=f"from_{s.name.lower()}") for s in Source)
-        m.d.comb += [
+        m.d.sync += [  # the instruction stands still for a cycle before it starts
             signal.eq(source == s)
             for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)
         ]
-        issue, area_end, last_column, done = Signal(), Signal(), Signal(), Signal()
-        group_end = period.last
+        columns = Loop(m, Const(config.chunks - 1, len(column)), "column")
+        issue, area_end, done = Signal(), Signal(), Signal()
+        group_end, last_column = period.last, columns.last
         m.d.comb += [
             issue.eq(active & (fill | (from_matrix & (waiting_halves != 0)) | (from_channel & holds_window))),
             area_end.eq(x.last & y.last),
-            last_column.eq(column == config.chunks - 1),
         ]
         next_pixel = Mux(from_channel, group_end, 1)
         with m.If(issue & next_pixel):
@@ -117,10 +116,12 @@ class PostControl(wiring.Component):
                 m.d.sync += [
                     address.eq(0),
                     parameter.eq(parameter + ~field("uniform")),
-                    column.eq(Mux(last_column, 0, column + 1)),
+                    column.eq(column + 1),
                 ]
+                columns.advance()
                 with m.If(last_column | chunks.last):
                     m.d.sync += [half.eq(~half), column.eq(0)]
+                    columns.restart()
                     m.d.comb += self.release.eq(1)
         with m.If(issue & from_channel):
             m.d.sync += parameter.eq(parameter + ~field("uniform"))
@@ -133,7 +134,7 @@ class PostControl(wiring.Component):
         m.d.sync += waiting_halves.eq(waiting_halves + self.full - self.release)
         with m.If(done):
             m.d.sync += [active.eq(0), holds_window.eq(0)]
-        with m.If(self.go & ~self.illegal):
+        with m.If(command.start):
             m.d.sync += [
                 active.eq(1),
                 group.eq(0),
@@ -143,12 +144,12 @@ class PostControl(wiring.Component):
                 plane_parameter.eq(field("parameter_base")),
                 holds_window.eq(0),
             ]
-            for loop in (x, y, chunks, period):
+            for loop in (x, y, chunks, period, columns):
                 loop.restart()
         m.d.comb += [
-            self.idle.eq(~active & self.drained),
-            self.illegal.eq((source > Source.FILL) | (field("period") >= config.bank_groups)),
-            self.begin.eq(self.go),
+            command.busy.eq(active | ~self.drained),
+            command.legal.eq((source <= Source.FILL) & (field("period") < config.bank_groups)),
+            self.begin.eq(command.start),
             self.channel_active.eq(active & from_channel),
             self.element.valid.eq(issue),
             self.element.row_end.eq(x.last),

@@ -24,9 +24,9 @@ def product_stages(mode: Requantise) -> int:
 
 def latency(mode: Requantise) -> int:
     """Cycles from accumulator to activation: bias, product, (first rounding,) three of shifting, rounding,
-    zero point, clamp.
+    zero point, two of clamping.
     """
-    return 1 + product_stages(mode) + (mode is Requantise.EXACT) + 3 + 1 + 1 + 1
+    return 1 + product_stages(mode) + (mode is Requantise.EXACT) + 3 + 1 + 1 + 2
 
 
 class RequantiseLane(wiring.Component):
@@ -79,7 +79,10 @@ class RequantiseLane(wiring.Component):
             shift = shift - least
         rounded = self._shift_away(m, value, shift, guard, sticky)
         summed = registered(m, rounded + self.zero_point, "summed")
-        limited = Mux(summed < self.low, self.low, Mux(summed > self.high, self.high, summed))
+        below = registered(m, summed < self.low, "below")
+        above = registered(m, summed > self.high, "above")
+        inside = registered(m, summed, "inside", shape=signed(8))
+        limited = Mux(below, self.low, Mux(above, self.high, inside))
         m.d.comb += self.activation.eq(registered(m, limited, "limited", shape=signed(8)))
         return m
 

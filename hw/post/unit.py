@@ -6,12 +6,12 @@ from amaranth.lib.wiring import In, Out
 
 from popshift.hw import numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
-from popshift.hw.control.registers import command_members
+from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.isa import Source
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.memory.activations import address_bits
 from popshift.hw.memory.ram import Ram
-from popshift.hw.pipeline import delayed
+from popshift.hw.pipeline import delayed, registered
 from popshift.hw.post import requantise
 from popshift.hw.post.control import ELEMENT, PostControl
 from popshift.hw.post.requantise import RequantiseLane
@@ -45,7 +45,7 @@ class PostUnit(wiring.Component):
 
     Members
     -------
-    command ports, idle, illegal. full, release, drain_*, drained: the matrix unit's accumulators.
+    command ports. full, release, drain_*, drained: the matrix unit's accumulators.
     window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values:
         its values, a cycle later.
     parameter_address, parameter_data: read port of the parameter memory.
@@ -60,8 +60,6 @@ class PostUnit(wiring.Component):
         super().__init__(
             {
                 **command_members(),
-                "idle": Out(1),
-                "illegal": Out(1),
                 "full": In(1),
                 "release": Out(1),
                 "drain_address": Out((config.accumulator_depth - 1).bit_length()),
@@ -89,11 +87,10 @@ class PostUnit(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.control = control = PostControl(config=config)
-        for name in ("command_write", "command_index", "command_word", "go", "full", "window"):
-            m.d.comb += getattr(control, name).eq(getattr(self, name))
+        connect_command(m, self, control)
         m.d.comb += [
-            self.idle.eq(control.idle),
-            self.illegal.eq(control.illegal),
+            control.full.eq(self.full),
+            control.window.eq(self.window),
             self.release.eq(control.release),
             self.drain_address.eq(control.address),
             self.drain_chunk.eq(control.chunk),
@@ -114,10 +111,12 @@ class PostUnit(wiring.Component):
         late_element = delayed(m, control.element.as_value(), wait, "element_late", reset=True)
         m.d.comb += issued.as_value().eq(Mux(from_matrix, late_element, control.element.as_value()))
         travel = WINDOW_LATENCY + requantise.latency(config.requantise)
-        element = data.View(ELEMENT, delayed(m, issued.as_value(), travel, "element", reset=True))
+        early = data.View(ELEMENT, delayed(m, issued.as_value(), travel - 1, "element_early", reset=True))
+        element = data.View(ELEMENT, delayed(m, early.as_value(), 1, "element", reset=True))
+        step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
         values = self._lanes(m, control, from_matrix)
-        self._write(m, control, element)
+        self._write(m, control, element, step)
         m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
         # Busy from the first element until the last has been written.
         flight = Signal(range(travel + wait + 2))
@@ -154,7 +153,7 @@ class PostUnit(wiring.Component):
             results.append(lane.activation)
         return results
 
-    def _write(self, m: Module, control: PostControl, element) -> None:
+    def _write(self, m: Module, control: PostControl, element, step: Signal) -> None:
         config = self._config
         address, plane = Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
         mask = Signal(config.bank_groups, reset_less=True)
@@ -167,7 +166,7 @@ class PostUnit(wiring.Component):
                 with m.Else():
                     m.d.sync += address.eq(plane)
             with m.Elif(element.pixel_end):
-                m.d.sync += address.eq(address + Mux(element.row_end, control.y_step, control.x_step))
+                m.d.sync += address.eq(address + step)
             with m.If(element.mask_restart):
                 m.d.sync += mask.eq(control.mask)
             with m.Elif(element.mask_shift):

@@ -29,10 +29,10 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
             ctx.set(unit.command_word, word)
             await ctx.tick()
         ctx.set(unit.command_write, 0)
-        assert ctx.get(unit.illegal) == 0
         ctx.set(unit.go, 1)
         await ctx.tick()
         ctx.set(unit.go, 0)
+        assert ctx.get(unit.illegal) == 0
         bytes_due = [np.zeros(config.rows, int)] * READ_LATENCY
         pending: list[tuple[int, int, list[int]]] = []  # groups still to be asked for
         idle_cycles = 0
@@ -144,9 +144,14 @@ def test_impossible_instructions_are_told(change, illegal):
             ctx.set(unit.command_word, word)
             await ctx.tick()
         ctx.set(unit.command_write, 0)
-        assert ctx.get(unit.illegal) == illegal
+        assert ctx.get(unit.illegal) == 0
         ctx.set(unit.go, 1)
         await ctx.tick()
+        ctx.set(unit.go, 0)
+        assert ctx.get(unit.illegal) == illegal
+        assert ctx.get(unit.idle) == illegal
+        await ctx.tick()
+        assert ctx.get(unit.illegal) == 0
         assert ctx.get(unit.idle) == illegal
 
     simulator = Simulator(unit)
