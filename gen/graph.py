@@ -1,8 +1,7 @@
 """The one intermediate form: a graph of integer operators on placed-nowhere-yet int8 tensors.
 
 Front ends and compression produce it, the golden model executes it, the mapper turns it into a program.
-Arrays are
-NumPy; every number in it is exact.
+Arrays are NumPy; every number in it is exact.
 """
 
 from dataclasses import dataclass, field
@@ -68,8 +67,8 @@ class Convolution:
     one whose kernel covers its input.
 
     ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out
-        channels,), without
-    the zero-point term, which the mapper folds in. Padding stands for the real value 0 (the zero point).
+        channels,), without the zero-point term, which the mapper folds in. Padding stands for the real value
+    0 (the zero point).
     """
 
     name: str
@@ -89,8 +88,8 @@ class Pooling(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """MAX: ``acc = max(x) - zero_point_in`` (padding never wins); AVERAGE: ``acc = sum(x - zero_point_in)``
-    over the whole window, padding
-    counting as real 0 (the divisor is in the requantisation). Then requantise.
+    over the whole window, padding counting as real 0 (the divisor is in the requantisation). Then
+    requantise.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """The configuration of an accelerator: one frozen, validated record, on disk as TOML.
 
 Everything derived from it (widths, word layouts, lane counts) is a property here, computed once; hardware,
-compiler,
-simulators and driver read it from here.
+compiler, simulators and driver read it from here.
 """
 
 import dataclasses
@@ -44,8 +43,7 @@ class AcceleratorConfig:
     name: how reports call it.
     rows, cols: the array: activations enter by row, outputs leave by column. 1 .. 64 each.
     tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the
-        classical
-        systolic array, rows x 1 is a dot-product column with an adder tree.
+        classical systolic array, rows x 1 is a dot-product column with an adder tree.
     pe_kinds: processing elements to build; ``mul`` = int8 x int8.
     dataflow: ``weight-stationary``.
     multiplier_stages: pipeline registers of every multiplier, 2 .. 4; the same on every technology.

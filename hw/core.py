@@ -15,6 +15,8 @@ from popshift.hw.memory.activations import ActivationMemory
 from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
 
+IDLE_LATENCY = 1
+"""Cycles from a unit's `idle` until barriers heed it."""
 HOST_READ_LATENCY = 5
 """Cycles from the command unit's read address to the byte: address and gather registers, memory, bank
 selection.
@@ -103,10 +105,12 @@ class Core(wiring.Component):
             matrix.overfull | post.overfull,
         )
         halves_busy = matrix.busy_halves != 0
-        m.d.sync += sequencer.errors.eq(errors)
-        m.d.comb += [
+        m.d.sync += [
+            sequencer.errors.eq(errors),
             sequencer.all_idle.eq(matrix.idle & ~halves_busy & post.idle & channel.idle),
             sequencer.progress.eq(matrix.streaming | matrix.loading | post.issuing | channel.reading),
+        ]
+        m.d.comb += [
             counters.clear.eq(sequencer.begin),
             counters.cycles.eq(sequencer.cycles),
             counters.running.eq(sequencer.running),
@@ -128,9 +132,8 @@ class Core(wiring.Component):
         config = self._config
         m.submodules.activations = memory = ActivationMemory(config=config, technology=self._technology)
         own, host_address = Signal(), Signal.like(channel.address)
-        m.d.sync += host_address.eq(self.read_address)
+        m.d.sync += [host_address.eq(self.read_address), own.eq(sequencer.running)]
         m.d.comb += [
-            own.eq(sequencer.running),
             memory.read_address.eq(matrix.activation_addresses),
             matrix.activations.eq(memory.read_data),
             channel.activations.eq(memory.read_data),

@@ -1,48 +1,39 @@
 """The instruction set: field positions, packing, and what each instruction means.
 
 A program is a sequence of 32-bit words. The first word of an instruction starts with its opcode, which fixes
-how many
-words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run side by
-side:
+how many words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run
+side by side:
 
 * ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; for each of ``k_tiles``
-row tiles
-  load the next weight tile (``rows`` consecutive words of the weight memory, starting at ``weight_base`` for
-  the whole
-  instruction) and stream the pixels ``x_count * y_count`` through it; hand the half to the post unit.
+  row tiles load the next weight tile (``rows`` consecutive words of the weight memory, starting at
+  ``weight_base`` for the whole instruction) and stream the pixels ``x_count * y_count`` through it; hand the
+  half to the post unit.
   Row r of the array reads bank r at ``pixel address + offset``, offset as stored with row r of the weight
   tile.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
-where the
-  values come from:
+  where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
-      channels
-  (``cols / post_lanes`` to a half, the last half may have fewer): for each pixel (y outer, x inner): write.
+      channels (``cols / post_lanes`` to a half, the last half may have fewer): for each pixel (y outer, x
+      inner): write.
   ``CHANNEL``: for each of ``chunks`` planes, for each pixel the channel unit delivers: for each of ``period``
       groups.
   ``FILL``: ``chunks`` times: writes ``zero_point`` into the groups of ``mask`` over the x/y rectangle.
   ``mask`` names the bank groups that the first group of channels is written to (several bits: copies); it
-      moves up by
-  one for each further group and starts again after ``period`` groups, when a new plane begins: ``plane_step``
-      further.
-  (FILL keeps the mask, every repetition begins a new plane.) The parameter word is ``parameter_base`` plus
-  the number
-  of the group of channels (MATRIX: chunk, CHANNEL: plane * period + group), or always the first if
-      ``uniform``.
+  moves up by one for each further group and starts again after ``period`` groups, when a new plane begins:
+  ``plane_step`` further. (FILL keeps the mask, every repetition begins a new plane.)
+  The parameter word is ``parameter_base`` plus the number of the group of channels (MATRIX: chunk, CHANNEL:
+  plane * period + group), or always the first if ``uniform``.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
-read one
-  word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window to the
-  post unit.
+  read one word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window
+  to the post unit.
 * ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
-marks.
+  marks.
 * ``END``: wait until every unit is idle; the run is done.
 
 Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop
-inside it
-has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16. Counts are
-stored minus
-one. Within a section (between two barriers) the compiler guarantees that no unit reads what another one
-writes.
+inside it has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16.
+Counts are stored minus one. Within a section (between two barriers) the compiler guarantees that no unit
+reads what another one writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

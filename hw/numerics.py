@@ -1,10 +1,8 @@
 """The one integer truth: every arithmetic step, written once with integer operators only.
 
 Each function serves Python ints, NumPy int64 arrays and torch int64 tensors alike, because it uses nothing
-but
-``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions, the
-golden
-model and the instruction executor call them.
+but ``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions,
+the golden model and the instruction executor call them.
 
 Ranges (proved by the compiler before a program is written): accumulators fit 32 bit two's complement, and the
 product of an accumulator and its multiplier stays below 2**62 in magnitude.

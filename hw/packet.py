@@ -1,12 +1,11 @@
 """Link packets: what travels between host and accelerator.
 
 A frame is ``sequence (1) | type (1) | address (4) | payload (0 .. 1024) | CRC-32 (4)``, little endian,
-encoded with COBS and
-followed by a zero byte. The CRC is the common one (zlib.crc32) over everything before it.
+encoded with COBS and followed by a zero byte. The CRC is the common one (zlib.crc32) over everything before
+it.
 
 Requests carry consecutive sequence numbers. The device executes a request only if its number is the next one
-it expects,
-so a lost, damaged, doubled or reordered frame never does harm:
+it expects, so a lost, damaged, doubled or reordered frame never does harm:
 
 * the expected number: execute, answer, expect the next;
 * one of the 128 numbers before it: a repetition: not executed again (reads, which do no harm, are), answered
@@ -15,10 +14,8 @@ so a lost, damaged, doubled or reordered frame never does harm:
 * damaged: dropped, counted.
 
 OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its
-    sequence
-number is, if that session number is not its current one, and expects the sequence number after it. An OPEN
-does not
-disturb the machine; RESET does.
+sequence number is, if that session number is not its current one, and expects the sequence number after it.
+An OPEN does not disturb the machine; RESET does.
 
 Every answer repeats sequence, type (with ANSWER added) and address of its request.
 """
@@ -48,14 +45,15 @@ DELIMITER = 0
 class Type(IntEnum):
     """Types of requests. Payloads:
 
-    OPEN, RESET: none; the answer carries `Identity`. WRITE: whole words of the space in the address
-        (activations: a bank mask first, then bytes for
-    consecutive word addresses, each written to all banks of the mask); answered empty. READ: two bytes, the
-    number
-    of bytes wanted (1 .. 1024) from one bank of the activation memory, consecutive word addresses; answered
-    with them. RUN: `Run`; answered
-    empty at once. STATUS: none; `State`. COUNTERS: none; 32 bits per `Counter`. CONTINUE: none; goes on after
-    a pause.
+    OPEN, RESET: none; the answer carries `Identity`.
+    WRITE: whole words of the space in the address (activations: a bank mask first, then bytes for consecutive
+    word addresses, each written to all banks of the mask); answered empty.
+    READ: two bytes, the number of bytes wanted (1 .. 1024) from one bank of the activation memory,
+    consecutive word addresses; answered with them.
+    RUN: `Run`; answered empty at once.
+    STATUS: none; `State`.
+    COUNTERS: none; 32 bits per `Counter`.
+    CONTINUE: none; goes on after a pause.
     """
 
     OPEN = 1

@@ -1,14 +1,14 @@
 """Cycle model: how long a program takes, from its instructions and the latencies the hardware declares.
 
 Each unit's control is deterministic, so the model follows the events that matter (an instruction is handed
-over, a pass
-starts, an accumulator half is full or free, a window is finished) and counts everything in between in closed
-form.
+over, a pass starts, an accumulator half is full or free, a window is finished) and counts everything in
+between in closed form.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from popshift.hw import core
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control import registers, sequencer
@@ -19,7 +19,7 @@ from popshift.hw.post.unit import issue_to_write
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
 """Cycles from the sequencer's last state of an instruction until the unit starts."""
-_WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + 2
+_WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + channel_unit.FOLD_LATENCY + 1
 """Cycles from the read of a window's last tap to the post unit's first element."""
 
 
@@ -67,7 +67,7 @@ class _Model:
         for item in instructions:
             decoded = now + sequencer.FETCH_CYCLES
             if item.opcode in (Opcode.MARK, Opcode.END):
-                last = max(decoded + sequencer.BARRIER_CYCLES, self._all_idle())
+                last = max(decoded + sequencer.BARRIER_CYCLES, self._all_idle() + core.IDLE_LATENCY)
                 yield last + 1 - start
                 start = now = last + 1
                 continue

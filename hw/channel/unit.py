@@ -15,6 +15,8 @@ ACTIVE_LATENCY = 1
 READ_LATENCY = 2 + ActivationMemory.LATENCY
 """Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory.
 """
+FOLD_LATENCY = 2
+"""Cycles from the bytes to the window that has taken them in."""
 
 
 class ChannelUnit(wiring.Component):
@@ -29,7 +31,8 @@ class ChannelUnit(wiring.Component):
         number of bank groups.
     address: of all banks; `addressing` says that it holds. reading: strobe, a cycle before that.
     activations: the bytes, `READ_LATENCY` cycles after `reading`.
-    active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is finished.
+    active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is
+        finished.
     group: the group of channels wanted. values: theirs, a cycle later.
     outside: the address lies beyond the memory.
     """
@@ -91,7 +94,7 @@ class ChannelUnit(wiring.Component):
                 loop.restart()
 
         flags = [issue, issue & first_tap, issue & last_tap]
-        for step in range(READ_LATENCY):
+        for step in range(READ_LATENCY + FOLD_LATENCY - 1):
             flags = [
                 registered(m, flag, f"{n}_{step}", reset=True)
                 for n, flag in zip(("valid", "first", "last"), flags, strict=True)
@@ -121,8 +124,9 @@ class ChannelUnit(wiring.Component):
                 Signal(signed(bits), name=f"fold_{bank}"),
                 Signal(signed(bits), name=f"held_{bank}"),
             )
-            x = self.activations[bank]
-            folded = Mux(maximum, Mux(value < x, x, value), value + x)
+            x = registered(m, self.activations[bank], f"activation_{bank}")
+            # A maximum is a byte, whatever a window of sums may hold.
+            folded = Mux(maximum, Mux(value[:8].as_signed() < x, x, value), value + x)
             with m.If(valid):
                 m.d.sync += value.eq(Mux(first, x, folded))
             with m.If(finished):

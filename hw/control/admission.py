@@ -20,15 +20,15 @@ class Admission(wiring.Component):
 
     Members
     -------
-    header, length: of the request, steady for at least one cycle before `decide`.
+    header, length: of the request, steady for at least two cycles before `decide`.
     status: of the machine.
     decide: strobe: `fresh`, `resend` and `refuse` hold now.
     fresh: the request is the expected one (or opens a session); it changes things only if this is so.
     resend: it is neither expected nor a repetition.
     expected: the number of the next request.
     refuse: it makes no sense. Payloads are not looked at.
-    answered, refused: strobe: the request decided last has been answered (with REFUSED); its header is in
-        place.
+    answered, refused: strobe: the request decided last has been answered (with REFUSED); its header has been
+        in place for two cycles.
 
     A request that was refused stays refused when it is repeated, whatever the machine does by then. One
     number is remembered for that: of several refused requests the host still learns about the last.
@@ -68,20 +68,27 @@ class Admission(wiring.Component):
         expected, ahead = self.expected, Signal(packet.SEQUENCE_BITS)
         session, opened, same_session = Signal(32), Signal(), Signal()
         refused_sequence, any_refused, was_refused = Signal.like(expected), Signal(), Signal()
-        opens, old, is_fresh, is_opening = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            ahead.eq(header.sequence - expected),
+        opens, is_next, old, is_fresh, is_opening = Signal(), Signal(), Signal(), Signal(), Signal()
+        sensible, allowed = self._sensible(m), self._allowed(m)
+        read_only, makes_sense, may = Signal(), Signal(), Signal()
+        m.d.comb += ahead.eq(header.sequence - expected)
+        m.d.sync += [
+            same_session.eq(opened & (session == header.address)),
             opens.eq((header.type == Type.OPEN) & (self.length == 0) & ~same_session),
+            is_next.eq(ahead == 0),
             old.eq(ahead[-1]),
             was_refused.eq(any_refused & (header.sequence == refused_sequence)),
-            self.fresh.eq((ahead == 0) | opens),
-            self.resend.eq(~self.fresh & ~old),
+            read_only.eq(Cat(header.type == number for number in READ_ONLY).any()),
+            makes_sense.eq(sensible),
+            may.eq(allowed),
         ]
-        m.d.sync += same_session.eq(opened & (session == header.address))
-
-        sensible, allowed = self._sensible(m), self._allowed(m)
-        executes = self.fresh | Cat(header.type == number for number in READ_ONLY).any()
-        m.d.comb += self.refuse.eq(~sensible | (executes & ~allowed) | (~self.fresh & was_refused))
+        m.d.comb += [
+            self.fresh.eq(is_next | opens),
+            self.resend.eq(~self.fresh & ~old),
+            self.refuse.eq(
+                ~makes_sense | ((self.fresh | read_only) & ~may) | (~self.fresh & was_refused)
+            ),
+        ]
 
         with m.If(self.decide):
             m.d.sync += [is_fresh.eq(self.fresh), is_opening.eq(opens)]

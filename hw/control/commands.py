@@ -10,10 +10,12 @@ from popshift.hw.control.admission import READ_REQUEST_BYTES, Admission
 from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter
 from popshift.hw.link.framing import FrameCrc, FrameReceiver, FrameTransmitter
 from popshift.hw.packet import Space, Type
+from popshift.hw.pipeline import registered
 
 WORD_ADDRESS_BITS = 24
 ERROR_BITS = 8
 """Width of the count of damaged frames; at its largest value it stays."""
+_WORD_CYCLES = 2
 _WORD_SPACES = (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM)
 _ANSWER_BYTES = {
     Type.OPEN: packet.IDENTITY.size,
@@ -45,15 +47,14 @@ class CommandUnit(wiring.Component):
     read_bank, read_address, read_data: reads of the activation memory; the address stands until the byte is
         sent.
     start, start_pc, pause, cycle_limit: strobe: run from `start_pc` under the settings `pause` and
-        `cycle_limit`
-        (0 is no limit); all three hold during the strobe only.
+        `cycle_limit` (0 is no limit); all three hold during the strobe only.
     proceed: strobe: leave the pause.
     reset_machine: strobe: back to IDLE from any state.
     status, layer, pc, cycles, counters: of the machine; the unit puts its own count of link errors in. Each
         of these is sent as it was in one cycle, but not all as they were in the same cycle.
 
     Cycles: WRITE: one per payload byte to receive it, one per word to check it (activations: one), one per
-    byte to write, some forty for decision and answer. READ: `read_latency` + 3 per byte.
+    byte to write, some fifty for decision and answer. READ: `read_latency` + 3 per byte.
     """
 
     rx: stream.Interface
@@ -125,16 +126,15 @@ class CommandUnit(wiring.Component):
         header = self._receiver.header
         self._type = header.type
         self._space = header.address[packet.SPACE_SHIFT : packet.SPACE_SHIFT + 2]
-        self._is_activation = self._space == Space.ACTIVATION
-        self._is_write = header.type == Type.WRITE
-        self._is_read = header.type == Type.READ
+        # Registers, as a header stands for cycles before it matters (here and below).
+        self._is_activation, self._is_write, self._is_read = Signal(), Signal(), Signal()
 
         self._resend, self._refused = Signal(), Signal()
         self._has_payload = Signal()
         """Whether an answer is more than its header; `position` then tells by how much."""
-        self._position = Signal(range(packet.MAX_PAYLOAD + 1))
+        self._position = Signal(range(-packet.MAX_PAYLOAD, packet.MAX_PAYLOAD + 1))
         """Payload bytes still to go: to be checked, to be executed, to be sent."""
-        self._next_position = Signal(range(-packet.MAX_PAYLOAD, packet.MAX_PAYLOAD))
+        self._next_position = Signal.like(self._position)
         self._walking = Signal()
         self._in_mask = Signal()
         """The bytes streamed are the bank mask of an activation WRITE."""
@@ -146,7 +146,7 @@ class CommandUnit(wiring.Component):
         self._address = Signal(WORD_ADDRESS_BITS + 1)
         self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size))
         """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
-        self._load, self._shift_out = Signal(), Signal()
+        self._load, self._shift, self._shift_out = Signal(), Signal(), Signal()
         self._errors = Signal(ERROR_BITS)
 
     def elaborate(self, platform) -> Module:
@@ -169,10 +169,12 @@ class CommandUnit(wiring.Component):
             admission.refused.eq(self._refused),
             self._next_position.eq(self._position - Mux(self._walking, check_step, 1)),
         ]
-        # A register: the header stands for cycles before this is used.
-        m.d.sync += check_step.eq(
-            Array([self._config.bank_mask_bytes, *self._word_bytes[1:]])[self._space]
-        )
+        m.d.sync += [
+            self._is_activation.eq(self._space == Space.ACTIVATION),
+            self._is_write.eq(self._type == Type.WRITE),
+            self._is_read.eq(self._type == Type.READ),
+            check_step.eq(Array([self._config.bank_mask_bytes, *self._word_bytes[1:]])[self._space]),
+        ]
         with m.If(self.reset_machine):
             m.d.sync += self._errors.eq(0)
         with m.Elif(receiver.damaged & ~self._errors.all()):
@@ -193,26 +195,26 @@ class CommandUnit(wiring.Component):
         m.next = "HEADER"
 
     def _elaborate_write_path(self, m: Module) -> None:
-        """What follows the fetch of a payload byte: the byte itself one cycle later, the write one more."""
-        address, shifter, issue = self._receiver.header.address, self._shifter, self._issue
+        """What follows the fetch of a payload byte: the byte itself two cycles later, the write one more."""
+        address, shifter = self._receiver.header.address, self._shifter
         is_data = self._is_write & ~self._in_mask
         last_lane = Signal(range(max(self._word_bytes)))
         lane = Signal(range(max(self._word_bytes)))
-        arrived, word_arrived = Signal(), Signal()
+        fetched, word_arrived = Signal(), Signal()
         m.d.sync += [
             last_lane.eq(Array([size - 1 for size in self._word_bytes])[self._space]),
-            lane.eq(Mux(issue & (lane != 0), lane - 1, last_lane)),
-            arrived.eq(issue),
-            word_arrived.eq(issue & is_data & (lane == 0)),
+            lane.eq(Mux(fetched & (lane != 0), lane - 1, last_lane)),
+            fetched.eq(self._issue),
+            word_arrived.eq(fetched & is_data & (lane == 0)),
+            # During the data of an activation WRITE the shifter keeps the mask.
+            self._shift.eq((fetched & ~(is_data & self._is_activation)) | self._shift_out),
         ]
         with m.If(self._up | self._down | word_arrived):
             m.d.sync += self._offset.eq(self._offset + Mux(self._up, 1, -1))
-        word = Signal(8 * 4)
-        m.d.sync += word.eq(self._answer_word)
-        # During the data of an activation WRITE the shifter keeps the mask.
+        word = self._answer_word(m)
         with m.If(self._load):
             m.d.sync += shifter[:32].eq(Cat(word.word_select(index, 8) for index in reversed(range(4))))
-        with m.Elif(self._shift_out | (arrived & ~(is_data & self._is_activation))):
+        with m.Elif(self._shift):
             m.d.sync += shifter.eq(Cat(self._receiver.read_data, shifter))
 
         # Where a WRITE has the upper part of its address, a READ has its bank.
@@ -248,7 +250,10 @@ class CommandUnit(wiring.Component):
                 self._has_payload.eq(0),
             ]
             with m.If(self._receiver.valid):
-                m.next = "DECIDE"
+                m.next = "JUDGE"
+
+        with m.State("JUDGE"):
+            m.next = "DECIDE"
 
         with m.State("DECIDE"):
             m.d.comb += admission.decide.eq(1)
@@ -259,6 +264,7 @@ class CommandUnit(wiring.Component):
                 m.d.sync += self._refused.eq(1)
             with m.Else(), m.Switch(self._type):
                 with m.Case(Type.WRITE), m.If(admission.fresh):
+                    m.d.sync += self._offset.eq(-2)
                     m.next = "WALK"
                 with m.Case(Type.RUN), m.If(admission.fresh):
                     m.next = "STREAM"
@@ -277,25 +283,34 @@ class CommandUnit(wiring.Component):
             m.next = "IDLE"
 
     def _check(self, m: Module) -> None:
-        """WALK counts the words of a WRITE, COUNT takes those of a READ; the last has to be in the memory."""
+        """WALK counts the words of a WRITE, COUNT takes those of a READ; the last has to be in the memory.
+
+        WALK takes two cycles more than there are words: `position` has to become negative, and that has to be
+        seen. So `offset` starts at -2.
+        """
         config, offset, position = self._config, self._offset, self._position
+        whole = Signal()
+        m.d.sync += whole.eq(position == 0)
         with m.State("WALK"):
-            m.d.comb += self._walking.eq(1)
-            with m.If(self._next_position[-1]):
+            m.d.comb += [self._walking.eq(1), self._up.eq(1)]
+            m.d.sync += position.eq(self._next_position)
+            with m.If(self._is_activation):
+                m.next = "MASK"
+            with m.Elif(position[-1]):
                 m.d.sync += position.eq(self._receiver.length)
                 m.next = "LAST"
-                with m.If(position != 0):
+                with m.If(~whole):
                     self._refuse(m)
-            with m.Elif(self._is_activation):
-                m.d.sync += [
-                    offset.eq(self._next_position),
-                    position.eq(config.bank_mask_bytes),
-                    self._in_mask.eq(1),
-                ]
-                m.next = "LAST"
-            with m.Else():
-                m.d.comb += self._up.eq(1)
-                m.d.sync += position.eq(self._next_position)
+
+        with m.State("MASK"):
+            m.d.sync += [
+                offset.eq(position),
+                position.eq(config.bank_mask_bytes),
+                self._in_mask.eq(1),
+            ]
+            m.next = "LAST"
+            with m.If(position[-1]):
+                self._refuse(m)
 
         with m.State("COUNT"):
             count = self._shifter[: 8 * READ_REQUEST_BYTES]
@@ -338,12 +353,15 @@ class CommandUnit(wiring.Component):
                 m.d.sync += position.eq(self._next_position)
             with m.Elif(self._in_mask):
                 m.d.sync += [position.eq(self._receiver.length), self._in_mask.eq(0)]
-            with m.Elif(self._is_read):
-                m.next = "COUNT"
-            with m.Elif(self._is_write):
-                m.next = "HEADER"
             with m.Else():
-                m.next = "START"
+                m.next = "ARRIVE"
+
+        with m.State("ARRIVE"):
+            m.next = "START"
+            with m.If(self._is_read):
+                m.next = "COUNT"
+            with m.If(self._is_write):
+                m.next = "HEADER"
 
         with m.State("START"):
             m.d.sync += self.start.eq(1)
@@ -371,32 +389,40 @@ class CommandUnit(wiring.Component):
                     with m.If(self._has_payload):
                         m.next = "PREPARE"
 
-    @property
-    def _answer_word(self):
-        """Word of STATUS or COUNTERS that starts when `position` bytes are left."""
+    def _answer_word(self, m: Module) -> Signal:
+        """Word of STATUS or COUNTERS that starts when `position` bytes are left; `_WORD_CYCLES` later."""
         words_left = self._position[2:6]
         state = [0, self.cycles, self.pc, Cat(self.status, Const(0, 12), self.layer)]
         counters = [0, *(self.counters[number] for number in reversed(Counter))]
         counters[len(Counter) - Counter.LINK_ERRORS] = self._errors
-        return Mux(self._type == Type.STATUS, Array(state)[words_left[:2]], Array(counters)[words_left])
+        groups = []
+        for first in range(0, len(counters), 4):
+            group = Array(counters[first : first + 4])[words_left[:2]]
+            groups.append(registered(m, group, f"counters_{first}"))
+        states = registered(m, Array(state)[words_left[:2]], "state_word")
+        word = Mux(self._type == Type.STATUS, states, Array(groups)[words_left[2:]])
+        return registered(m, word, "answer_word")
 
     def _answer_payload(self, m: Module) -> None:
         """PREPARE waits for a byte of the activation memory or for a word; SEND sends bytes."""
         sent, position, is_read = self._transmitter.i, self._position, self._is_read
         is_identity = (self._type == Type.OPEN) | (self._type == Type.RESET)
         identity = packet.IDENTITY.pack(*packet.identity(self._config))
-        waited = Signal(range(self._read_latency + 1))
+        wait = max(self._read_latency, _WORD_CYCLES)
+        waited = Signal(range(wait + 1))
+        last = Signal()  # position == 1; bytes are sent every other cycle at most
+        m.d.sync += last.eq(position == 1)
         with m.State("PREPARE"):
             m.d.comb += self._load.eq(1)
             m.d.sync += waited.eq(waited + 1)
-            with m.If(waited == self._read_latency):
+            with m.If(waited == wait):
                 m.d.sync += waited.eq(0)
                 m.next = "SEND"
 
         with m.State("SEND"):
             m.d.comb += [
                 sent.valid.eq(1),
-                sent.payload.last.eq(position == 1),
+                sent.payload.last.eq(last),
                 sent.payload.data.eq(self._shifter[24:32]),
             ]
             with m.If(is_read):
@@ -406,7 +432,7 @@ class CommandUnit(wiring.Component):
             with m.If(sent.ready):
                 m.d.comb += [self._shift_out.eq(1), self._up.eq(1)]
                 m.d.sync += position.eq(self._next_position)
-                with m.If(position == 1):
+                with m.If(last):
                     m.next = "DONE"
                 with m.Elif(is_read | (~is_identity & (position[:2] == 1))):
                     m.next = "PREPARE"

@@ -189,7 +189,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += self.abort.eq(1)
                 m.next = "STOPPED"
 
-        # A fault is acted upon two cycles after DECODE; until then nothing happens that a reset does not undo.
+        # A fault takes effect two cycles after DECODE; until then nothing happens that a reset does not undo.
         fault = Signal(Status)
         with m.If(decoded & (following > self._config.program_depth)):
             m.d.comb += fault.eq(Status.PROGRAM_ADDRESS)

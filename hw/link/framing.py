@@ -31,7 +31,8 @@ class FrameCrc(wiring.Component):
 
     Members
     -------
-    receiver, transmitter: its users. What the one computes is lost as soon as the other starts.
+    receiver, transmitter: its users. What the one computes is lost as soon as the other starts. `crc` and
+        `match` take in a byte two cycles after it was given.
     """
 
     receiver: wiring.PureInterface
@@ -45,7 +46,7 @@ class FrameCrc(wiring.Component):
         crc, start = CRC32_ISO_HDLC(data_width=8).create(), Signal()
         # `crc.start` would cost a gate in front of every bit of its register; the reset costs none.
         m.submodules.crc = ResetInserter(start)(crc)
-        m.d.comb += [
+        m.d.sync += [
             start.eq(self.receiver.start | self.transmitter.start),
             crc.valid.eq(self.receiver.valid | self.transmitter.valid),
             crc.data.eq(Mux(self.transmitter.valid, self.transmitter.data, self.receiver.data)),
@@ -60,13 +61,13 @@ class FrameReceiver(wiring.Component):
 
     Members
     -------
-    i: encoded bytes. Not ready while a frame is held, nor the cycle before.
+    i: encoded bytes. Not ready while a frame is held, nor for two cycles before.
     valid: a frame is held; everything below describes it.
     header: its header.
     rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the
         link and the sixth strobe restores it.
     length: payload bytes, 0 .. 1024.
-    read_address, read_data: its payload; the byte follows its address by one cycle.
+    read_address, read_data: its payload; the byte follows its address by two cycles.
     release: strobe: drop the frame and listen again.
     crc: to a `FrameCrc`, which is in use from the first byte of a frame to its delimiter.
     damaged: strobe: a frame was dropped: wrong CRC, wrong length, or a delimiter inside a COBS block. Further
@@ -113,17 +114,17 @@ class FrameReceiver(wiring.Component):
         zero_due = Signal()
         # What was decoded is registered: much depends on it.
         byte, byte_valid = Signal(8, reset_less=True), Signal()
-        starts, ends, complete = Signal(), Signal(), Signal()
-        m.d.comb += self.i.ready.eq(~self.valid & ~ends)
+        starts, ended_before, ends, complete = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += self.i.ready.eq(~self.valid & ~ended_before & ~ends)
         m.d.sync += [
             byte.eq(Mux(is_code, 0, self.i.payload)),
             byte_valid.eq(accept & ~ended & (~is_code | zero_due)),
             starts.eq(accept & ~begun),
-            ends.eq(ended & begun),
-            complete.eq(is_code),
+            ended_before.eq(ended & begun),
+            ends.eq(ended_before),  # the CRC is complete by then
         ]
         with m.If(ended):
-            m.d.sync += [block_left.eq(1), is_code.eq(1), begun.eq(0), zero_due.eq(0)]
+            m.d.sync += [complete.eq(is_code), block_left.eq(1), is_code.eq(1), begun.eq(0), zero_due.eq(0)]
         with m.Elif(accept):
             m.d.sync += begun.eq(1)
             with m.If(is_code):
@@ -166,8 +167,8 @@ class FrameReceiver(wiring.Component):
             write.data.eq(byte),
             write.en.eq(byte_valid & ~count[-1]),
             read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
         ]
+        m.d.sync += self.read_data.eq(read.data)
         with m.If(starts):
             m.d.sync += [count.eq(-packet.HEADER.size), oversize.eq(0)]
         with m.Elif(byte_valid):
@@ -219,7 +220,7 @@ class FrameTransmitter(wiring.Component):
 
         # Where the next byte comes from: the stream, then the four bytes of the CRC, then no more.
         crc_index = Signal(range(packet.CRC_BYTES))
-        begun, in_crc, complete = Signal(), Signal(), Signal()
+        begun, in_crc, crc_done, complete = Signal(), Signal(), Signal(), Signal()
         byte, take = Signal(8), Signal()
         length = Signal(range(MAX_BLOCK + 1))
         sent = Signal.like(length)
@@ -234,6 +235,7 @@ class FrameTransmitter(wiring.Component):
             read.en.eq(self.o.ready),
             self.crc_idle.eq(~begun | complete),
         ]
+        m.d.sync += crc_done.eq(in_crc)
         with m.If(take):
             with m.If(in_crc):
                 m.d.sync += [crc_index.eq(crc_index + 1), complete.eq(crc_index == packet.CRC_BYTES - 1)]
@@ -259,7 +261,7 @@ class FrameTransmitter(wiring.Component):
                 with m.Elif(~begun):
                     m.d.comb += self.crc.start.eq(source.valid)
                     m.d.sync += begun.eq(source.valid)
-                with m.Elif(in_crc | source.valid):
+                with m.Elif(Mux(in_crc, crc_done, source.valid)):
                     m.d.comb += [take.eq(1), source.ready.eq(~in_crc)]
                     with m.If(byte == 0):
                         m.next = "CODE"

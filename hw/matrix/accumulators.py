@@ -24,8 +24,7 @@ class Accumulators(wiring.Component):
     Members
     -------
     valid, first, clear, half: one pixel's sums come `READ_AHEAD` cycles later at column tile 0, and a cycle
-        later for
-        each further column tile; `first` restarts the pixel count.
+        later for each further column tile; `first` restarts the pixel count.
     sums: one per column, skewed by column tile.
     drain_address, drain_chunk, drain_half: read `post_lanes` columns of the other half.
     drained: their values, `DRAIN_LATENCY` cycles later.

@@ -27,9 +27,8 @@ class Mesh(wiring.Component):
     """`rows` x `cols` PEs in tiles of `tile_rows` x `tile_cols`.
 
     Everything is one wavefront: what enters row tile i must come i cycles after row tile 0; column tile j
-        answers j cycles after
-    column tile 0. Inside, activations and control move right, weights and partial sums down, a register per
-    tile.
+    answers j cycles after column tile 0. Inside, activations and control move right, weights and partial sums
+    down, a register per tile.
 
     Members
     -------

@@ -18,15 +18,13 @@ class ActivationMemory(wiring.Component):
     """`rows` banks of `activation_depth` bytes.
 
     Bank b is written with byte ``b % post_lanes`` of the write data, so a group of `post_lanes` neighbouring
-    banks takes
-    one result of the post unit, and the same byte in all lanes fills any set of banks.
+    banks takes one result of the post unit, and the same byte in all lanes fills any set of banks.
 
     Members
     -------
     read_address: one per bank. read_data: one byte per bank, `Ram.LATENCY` cycles later.
     write_mask: one bit per bank. write_address, write_data: registered once inside (the fan-out is wide); a
-        write is
-        visible to reads that start two cycles later.
+        write is visible to reads that start two cycles later.
     """
 
     LATENCY = Ram.LATENCY

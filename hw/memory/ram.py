@@ -1,11 +1,9 @@
 """Block RAM with one read and one write port and an output register.
 
 Two twins with the same ports: `Ram` for Amaranth's simulator, and `VerilogRam`, an instance of the module in
-    ``ram.v``,
-for everything that is generated. (Amaranth writes an initial value for every bit of a memory, which takes
-longer than
-all the rest of a design and keeps synthesis from using memories without initial values, such as iCE40's
-SPRAM.)
+``ram.v``, for everything that is generated. (Amaranth writes an initial value for every bit of a memory,
+which takes longer than all the rest of a design and keeps synthesis from using memories without initial
+values, such as iCE40's SPRAM.)
 """
 
 from importlib import resources
@@ -26,8 +24,7 @@ class Ram(wiring.Component):
     """A word memory that synthesis maps to block RAM on every family.
 
     Reading a word in the cycle it is written gives either value; nothing in the accelerator depends on it.
-    Contents are
-    undefined until written.
+    Contents are undefined until written.
 
     Members
     -------
@@ -75,8 +72,7 @@ class VerilogRam(Ram):
     """The same memory as an instance of `VERILOG_MODULE`.
 
     `early_register` has the second register before the memory, where it costs an address instead of a word:
-        for
-    memories that are fast enough without a register behind them.
+    for memories that are fast enough without a register behind them.
     """
 
     def __init__(self, *, width: int, depth: int, early_register: bool = False) -> None:

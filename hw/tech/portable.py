@@ -2,9 +2,8 @@
 technologies refine.
 
 Every technology has the same latencies, so a program takes the same cycles on all of them. A device
-technology overrides
-what it can do better with primitives; `tests/hw/test_tech.py` proves each primitive equal to its portable
-twin.
+technology overrides what it can do better with primitives; `tests/hw/test_tech.py` proves each primitive
+equal to its portable twin.
 """
 
 from amaranth.hdl import Module, Signal, signed

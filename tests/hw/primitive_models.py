@@ -1,10 +1,8 @@
 """Verilog models of device primitives, to simulate what device technologies instantiate.
 
 CCU2C, SB_MAC16 and SB_SPRAM256KA are those of yosys. Its multipliers of ECP5 and Gowin are empty boxes:
-theirs are
-written here after Lattice FPGA-TN-02205 (sysDSP usage guide) and Gowin UG287 (DSP user guide): operands,
-    product and
-result each pass a register or not.
+theirs are written here after Lattice FPGA-TN-02205 (sysDSP usage guide) and Gowin UG287 (DSP user guide):
+operands, product and result each pass a register or not.
 """
 
 from importlib import resources

@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from popshift.hw import isa
-from popshift.hw.channel.unit import READ_LATENCY, ChannelUnit
+from popshift.hw.channel.unit import FOLD_LATENCY, READ_LATENCY, ChannelUnit
 from popshift.hw.config import load_config
 from popshift.hw.isa import ChannelOperation, Opcode
 
@@ -60,7 +60,7 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
                 windows.append((cycle, []))
                 pending = [(cycle, group, windows[-1][1]) for group in range(fields["period"])]
             idle_cycles = idle_cycles + 1 if ctx.get(unit.idle) else 0
-            if idle_cycles > READ_LATENCY + fields["period"] + 4:
+            if idle_cycles > READ_LATENCY + FOLD_LATENCY + fields["period"] + 4:
                 return
         raise AssertionError("the unit never became idle")
 

@@ -368,6 +368,7 @@ def test_a_refusal_is_forgotten_a_round_later():
         ctx.set(dut.header, {"sequence": sequence % 256, "type": Type.RUN, "address": 0})
         ctx.set(dut.length, packet.RUN.size)
         ctx.set(dut.status, status)
+        await ctx.tick().repeat(2)
         ctx.set(dut.decide, 1)
         refuse = bool(ctx.get(dut.refuse))
         assert not ctx.get(dut.resend)

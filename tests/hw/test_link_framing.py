@@ -81,7 +81,7 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
             data = bytearray()
             for index in range(ctx.get(dut.length)):
                 ctx.set(dut.read_address, index)
-                await ctx.tick()
+                await ctx.tick().repeat(2)
                 data.append(ctx.get(dut.read_data))
             header = bytearray()
             ctx.set(dut.rotate, 1)
