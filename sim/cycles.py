@@ -15,6 +15,7 @@ from popshift.hw.control import registers, sequencer
 from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source
 from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
+from popshift.hw.post.control import RELEASE_LATENCY
 from popshift.hw.post.unit import issue_to_write
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
@@ -136,7 +137,7 @@ class _Model:
                     yield False
                 chunks = min(left, config.chunks)
                 issue = max(issue, halves.full[len(halves.released)]) + chunks * area
-                halves.released.append(issue)
+                halves.released.append(issue + RELEASE_LATENCY)
                 left -= chunks
                 yield True
         else:

@@ -12,8 +12,9 @@ from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.pipeline import registered
 
 ACTIVE_LATENCY = 1
-READ_LATENCY = 2 + ActivationMemory.LATENCY
-"""Cycles from the unit's address to the bytes of all banks: its own register, the gather's, and the memory.
+READ_LATENCY = 3 + ActivationMemory.LATENCY
+"""Cycles from the unit's decision to the bytes of all banks: the choice of the step, its own register, the
+gather's, and the memory.
 """
 FOLD_LATENCY = 2
 """Cycles from the bytes to the window that has taken them in."""
@@ -29,7 +30,7 @@ class ChannelUnit(wiring.Component):
     -------
     command ports: see `command_members`. Illegal are an operation that does not exist and a period above the
         number of bank groups.
-    address: of all banks; `addressing` says that it holds. reading: strobe, a cycle before that.
+    address: of all banks; `addressing` says that it holds. reading: strobe, two cycles before that.
     activations: the bytes, `READ_LATENCY` cycles after `reading`.
     active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is
         finished.
@@ -75,13 +76,18 @@ class ChannelUnit(wiring.Component):
         m.d.comb += issue.eq(running & active & (~last_tap | spaced))
         with m.If(~spaced):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
+        # The step is chosen in the cycle of the issue, added in the next.
+        issued = registered(m, issue, "issued", reset=True)
+        chosen = Signal.like(steps[0], name="chosen_step", reset_less=True)
+        with m.If(issued):
+            m.d.sync += address.eq(address + chosen)
         with m.If(issue):
             with m.If(last_tap):
                 m.d.sync += [spacing.eq(field("period")), spaced.eq(field("period") == 0)]
             step, inner = steps[-1], issue
             for loop, own_step in zip(reversed(loops[:-1]), reversed(steps[:-1]), strict=True):
                 step = Mux(loop.last, step, own_step)
-            m.d.sync += [address.eq(address + step), first_tap.eq(last_tap)]
+            m.d.sync += [chosen.eq(step), first_tap.eq(last_tap)]
             for loop in loops:
                 with m.If(inner):
                     loop.advance()
@@ -101,7 +107,7 @@ class ChannelUnit(wiring.Component):
             ]
         valid, first, last = flags
         own_address = Signal(address_bits(config), reset_less=True)
-        m.d.sync += [own_address.eq(address), self.addressing.eq(issue)]
+        m.d.sync += [own_address.eq(address), self.addressing.eq(issued)]
         m.d.comb += [
             command.busy.eq(running),
             command.legal.eq(
@@ -109,7 +115,7 @@ class ChannelUnit(wiring.Component):
             ),
             self.address.eq(own_address),
             self.reading.eq(issue),
-            self.outside.eq(issue & (address >= config.activation_depth)),
+            self.outside.eq(issued & (address >= config.activation_depth)),
         ]
         self._fold(m, field("operation") == ChannelOperation.MAX, valid, first, last)
         return m
@@ -124,11 +130,13 @@ class ChannelUnit(wiring.Component):
                 Signal(signed(bits), name=f"fold_{bank}"),
                 Signal(signed(bits), name=f"held_{bank}"),
             )
-            x = registered(m, self.activations[bank], f"activation_{bank}")
+            byte = self.activations[bank]
+            x = registered(m, byte, f"activation_{bank}")
+            addend = registered(m, Mux(maximum, 0, byte), f"addend_{bank}", shape=byte.shape())
             # A maximum is a byte, whatever a window of sums may hold.
-            folded = Mux(maximum, Mux(value[:8].as_signed() < x, x, value), value + x)
+            larger = maximum & (value[:8].as_signed() < x)
             with m.If(valid):
-                m.d.sync += value.eq(Mux(first, x, folded))
+                m.d.sync += value.eq(Mux(first | larger, x, value + addend))
             with m.If(finished):
                 m.d.sync += result.eq(value)
             held.append(result)

@@ -400,7 +400,8 @@ class CommandUnit(wiring.Component):
             group = Array(counters[first : first + 4])[words_left[:2]]
             groups.append(registered(m, group, f"counters_{first}"))
         states = registered(m, Array(state)[words_left[:2]], "state_word")
-        word = Mux(self._type == Type.STATUS, states, Array(groups)[words_left[2:]])
+        is_status = registered(m, self._type == Type.STATUS, "is_status")
+        word = Mux(is_status, states, Array(groups)[words_left[2:]])
         return registered(m, word, "answer_word")
 
     def _answer_payload(self, m: Module) -> None:

@@ -16,6 +16,9 @@ from popshift.hw.link.stage import Stage
 MAX_BLOCK = 254
 """Data bytes in the longest COBS block."""
 
+READ_CYCLES = 2
+"""Cycles from an address of a buffer to its byte, in a register behind the memory."""
+
 HEADER = data.StructLayout({"sequence": packet.SEQUENCE_BITS, "type": 8, "address": 32})
 FRAME_BYTE = data.StructLayout({"data": 8, "last": 1})
 assert HEADER.size == 8 * packet.HEADER.size
@@ -67,7 +70,7 @@ class FrameReceiver(wiring.Component):
     rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the
         link and the sixth strobe restores it.
     length: payload bytes, 0 .. 1024.
-    read_address, read_data: its payload; the byte follows its address by two cycles.
+    read_address, read_data: its payload; the byte follows its address by `READ_CYCLES`.
     release: strobe: drop the frame and listen again.
     crc: to a `FrameCrc`, which is in use from the first byte of a frame to its delimiter.
     damaged: strobe: a frame was dropped: wrong CRC, wrong length, or a delimiter inside a COBS block. Further
@@ -159,7 +162,6 @@ class FrameReceiver(wiring.Component):
         header = self.header.as_value()
         m.d.comb += [
             length.eq(count - packet.CRC_BYTES),
-            self.length.eq(length),
             self.crc.start.eq(starts),
             self.crc.data.eq(byte),
             self.crc.valid.eq(byte_valid),
@@ -168,7 +170,7 @@ class FrameReceiver(wiring.Component):
             write.en.eq(byte_valid & ~count[-1]),
             read.addr.eq(self.read_address),
         ]
-        m.d.sync += self.read_data.eq(read.data)
+        m.d.sync += [self.length.eq(length), self.read_data.eq(read.data)]
         with m.If(starts):
             m.d.sync += [count.eq(-packet.HEADER.size), oversize.eq(0)]
         with m.Elif(byte_valid):
@@ -191,7 +193,7 @@ class FrameTransmitter(wiring.Component):
     crc: to a `FrameCrc`.
     crc_idle: that CRC is not in use; it is from the first byte of a frame until its CRC has been appended.
 
-    A block is gathered in a buffer first, because its length goes in front: three cycles per byte. Takes
+    A block is gathered in a buffer first, because its length goes in front: five cycles per byte. Takes
     nothing while it sends a block. A frame has at least one byte.
     """
 
@@ -224,6 +226,7 @@ class FrameTransmitter(wiring.Component):
         byte, take = Signal(8), Signal()
         length = Signal(range(MAX_BLOCK + 1))
         sent = Signal.like(length)
+        stored, waited, last = Signal(8, reset_less=True), Signal(range(READ_CYCLES + 1)), Signal()
         m.d.comb += [
             byte.eq(Mux(in_crc, self.crc.crc.word_select(crc_index, 8), source.payload.data)),
             self.crc.data.eq(source.payload.data),
@@ -232,10 +235,9 @@ class FrameTransmitter(wiring.Component):
             write.data.eq(byte),
             write.en.eq(take),
             read.addr.eq(sent),
-            read.en.eq(self.o.ready),
             self.crc_idle.eq(~begun | complete),
         ]
-        m.d.sync += crc_done.eq(in_crc)
+        m.d.sync += [crc_done.eq(in_crc), stored.eq(read.data), last.eq(sent + 1 == length)]
         with m.If(take):
             with m.If(in_crc):
                 m.d.sync += [crc_index.eq(crc_index + 1), complete.eq(crc_index == packet.CRC_BYTES - 1)]
@@ -268,18 +270,20 @@ class FrameTransmitter(wiring.Component):
                     with m.Else():
                         m.d.sync += length.eq(length + 1)
             with m.State("CODE"):
+                m.d.sync += waited.eq(0)
                 m.d.comb += [self.o.payload.eq(length + 1), self.o.valid.eq(1)]
                 with m.If(self.o.ready):
-                    m.d.sync += sent.eq(1)
                     with m.If(length == 0):
                         block_over(m)
                     with m.Else():
                         m.next = "DATA"
             with m.State("DATA"):
-                m.d.comb += [self.o.payload.eq(read.data), self.o.valid.eq(1)]
-                with m.If(self.o.ready):
-                    m.d.sync += sent.eq(sent + 1)
-                    with m.If(sent == length):
+                m.d.comb += [self.o.payload.eq(stored), self.o.valid.eq(waited == READ_CYCLES)]
+                with m.If(waited != READ_CYCLES):
+                    m.d.sync += waited.eq(waited + 1)
+                with m.Elif(self.o.ready):
+                    m.d.sync += [sent.eq(sent + 1), waited.eq(0)]
+                    with m.If(last):
                         block_over(m)
             with m.State("DELIMITER"):
                 m.d.comb += [self.o.payload.eq(packet.DELIMITER), self.o.valid.eq(1)]

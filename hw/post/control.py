@@ -1,6 +1,6 @@
 """Loop nest of the POST instruction: which value comes next, and where its result goes."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,9 @@ from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode, Source
+
+RELEASE_LATENCY = 1
+"""Cycles from the issue of a half's last element to `release`."""
 
 ELEMENT = data.StructLayout(
     {
@@ -30,7 +33,8 @@ class PostControl(wiring.Component):
     -------
     command ports: see `command_members`. Illegal are a source that does not exist and a period above the
         number of bank groups.
-    full: strobe: another accumulator half can be drained. release: strobe: the current one has been.
+    full: strobe: another accumulator half can be drained. release: strobe: the current one has been,
+        `RELEASE_LATENCY` cycles before.
     window: strobe: the channel unit delivers a finished window. channel_active: it may deliver.
     drained: the pipeline is empty.
     element: of this cycle. source: where its value comes from.
@@ -76,7 +80,6 @@ class PostControl(wiring.Component):
         field = command.field
         source = field("source")
 
-        active = Signal()  # elements are still to be issued
         x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
         chunks, period = Loop(m, field("chunks"), "chunk"), Loop(m, field("period"), "group")
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
@@ -84,19 +87,16 @@ class PostControl(wiring.Component):
         address = Signal.like(self.address)
         parameter = Signal(ADDRESS_BITS)
         plane_parameter = Signal(ADDRESS_BITS)
-        waiting_halves = Signal(2)
+        waiting_halves, half_waits = Signal(2), Signal()
         half, holds_window = Signal(), Signal()
 
-        from_matrix, from_channel, fill = (Signal(name=f"from_{s.name.lower()}") for s in Source)
-        m.d.sync += [  # the instruction stands still for a cycle before it starts
-            signal.eq(source == s)
-            for signal, s in zip((from_matrix, from_channel, fill), Source, strict=True)
-        ]
+        # Elements are still to be issued, from the source named.
+        from_matrix, from_channel, fill = active = [Signal(name=f"from_{s.name.lower()}") for s in Source]
         columns = Loop(m, Const(config.chunks - 1, len(column)), "column")
-        issue, area_end, done = Signal(), Signal(), Signal()
+        issue, area_end, done, release = Signal(), Signal(), Signal(), Signal()
         group_end, last_column = period.last, columns.last
         m.d.comb += [
-            issue.eq(active & (fill | (from_matrix & (waiting_halves != 0)) | (from_channel & holds_window))),
+            issue.eq(fill | (from_matrix & half_waits) | (from_channel & holds_window)),
             area_end.eq(x.last & y.last),
         ]
         next_pixel = Mux(from_channel, group_end, 1)
@@ -122,7 +122,7 @@ class PostControl(wiring.Component):
                 with m.If(last_column | chunks.last):
                     m.d.sync += [half.eq(~half), column.eq(0)]
                     columns.restart()
-                    m.d.comb += self.release.eq(1)
+                    m.d.comb += release.eq(1)
         with m.If(issue & from_channel):
             m.d.sync += parameter.eq(parameter + ~field("uniform"))
             with m.If(group_end):
@@ -131,12 +131,16 @@ class PostControl(wiring.Component):
                     m.d.sync += [parameter.eq(parameter + 1), plane_parameter.eq(parameter + 1)]
         with m.Else(), m.If(self.window):
             m.d.sync += holds_window.eq(1)
-        m.d.sync += waiting_halves.eq(waiting_halves + self.full - self.release)
+        m.d.sync += self.release.eq(release)
+        with m.If(self.full & ~release):
+            m.d.sync += [waiting_halves.eq(waiting_halves + 1), half_waits.eq(1)]
+        with m.Elif(release & ~self.full):
+            m.d.sync += [waiting_halves.eq(waiting_halves - 1), half_waits.eq(waiting_halves != 1)]
         with m.If(done):
-            m.d.sync += [active.eq(0), holds_window.eq(0)]
+            m.d.sync += [*(signal.eq(0) for signal in active), holds_window.eq(0)]
         with m.If(command.start):
             m.d.sync += [
-                active.eq(1),
+                *(signal.eq(source == s) for signal, s in zip(active, Source, strict=True)),
                 group.eq(0),
                 column.eq(0),
                 address.eq(0),
@@ -147,10 +151,10 @@ class PostControl(wiring.Component):
             for loop in (x, y, chunks, period, columns):
                 loop.restart()
         m.d.comb += [
-            command.busy.eq(active | ~self.drained),
+            command.busy.eq(Cat(*active).any() | ~self.drained),
             command.legal.eq((source <= Source.FILL) & (field("period") < config.bank_groups)),
             self.begin.eq(command.start),
-            self.channel_active.eq(active & from_channel),
+            self.channel_active.eq(from_channel),
             self.element.valid.eq(issue),
             self.element.row_end.eq(x.last),
             self.element.pixel_end.eq(next_pixel),

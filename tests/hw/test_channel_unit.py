@@ -33,7 +33,8 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
         await ctx.tick()
         ctx.set(unit.go, 0)
         assert ctx.get(unit.illegal) == 0
-        bytes_due = [np.zeros(config.rows, int)] * READ_LATENCY
+        bytes_due = [np.zeros(config.rows, int)] * (READ_LATENCY - 1)
+        was_reading = 0
         pending: list[tuple[int, int, list[int]]] = []  # groups still to be asked for
         idle_cycles = 0
         for cycle in range(20_000):
@@ -43,12 +44,13 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
             if pending:
                 _, group, values = pending[0]
                 ctx.set(unit.group, group)
-            reading, window = ctx.get(unit.reading), ctx.get(unit.window)
+            due, was_reading = was_reading, ctx.get(unit.reading)
+            window = ctx.get(unit.window)
             assert ctx.get(unit.outside) == 0
             await ctx.tick()
-            if reading:
+            assert ctx.get(unit.addressing) == due
+            if due:
                 addresses.append(ctx.get(unit.address))
-                assert ctx.get(unit.addressing) == 1
                 bytes_due.append(memory[:, addresses[-1]])
             else:
                 bytes_due.append(rng.integers(-128, 128, config.rows))
