@@ -52,7 +52,9 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.commands = commands = CommandUnit(config=config, read_latency=HOST_READ_LATENCY)
+        m.submodules.commands = commands = CommandUnit(
+            config=config, read_latency=HOST_READ_LATENCY, technology=self._technology
+        )
         m.submodules.core = core = Core(config=config, technology=self._technology)
         m.d.comb += [getattr(core, name).eq(getattr(commands, name)) for name in _TO_CORE]
         m.d.comb += [getattr(commands, name).eq(getattr(core, name)) for name in _FROM_CORE]

@@ -73,7 +73,9 @@ UNITS = (
     _Unit("counters", lambda config, technology: Counters(config=config)),
     _Unit(
         "command unit",
-        lambda config, technology: CommandUnit(config=config, read_latency=HOST_READ_LATENCY),
+        lambda config, technology: CommandUnit(
+            config=config, read_latency=HOST_READ_LATENCY, technology=technology
+        ),
     ),
     _Unit("UART", lambda config, technology: Uart(config=config)),
     _Unit(

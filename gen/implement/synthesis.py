@@ -1,12 +1,15 @@
 """Synthesis with Yosys: from Verilog or RTLIL to a netlist of device primitives, and what it costs."""
 
+import inspect
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from popshift.gen.implement import output_registers
 from popshift.gen.implement.toolchain import package_version, pip_install, run
 from popshift.hw.errors import InputError, ToolError
 from popshift.sim.build_cache import cached, digest
@@ -157,12 +160,18 @@ def synthesise(
         raise ToolError("pyosys (Yosys) is not installed", remedy=f"run: {pip_install('pyosys')}")
     chosen = FAMILIES[family].options if options is None else options
     script = _script(FAMILIES[family], top, chosen, language)
-    key = digest(text, script, version)
+    key = digest(text, script, version, inspect.getsource(output_registers))
 
     def produce(folder: Path) -> None:
         (folder / f"source.{language}").write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "popshift.gen.implement.yosys_process"]
         run(command, task=f"synthesis for {family}", log=folder / "synthesis.log", cwd=folder, text=script)
+        written = folder / "netlist.json"
+        netlist = json.loads(written.read_text(encoding="utf-8"))
+        if family == "ecp5" and output_registers.absorb(netlist["modules"][top]):
+            written.write_text(json.dumps(netlist), encoding="utf-8")
+        cells = Counter(cell["type"] for cell in netlist["modules"][top]["cells"].values())
+        (folder / "cells.json").write_text(json.dumps(cells), encoding="utf-8")
 
     place = cached("synthesis", key, produce, what=f"the {family} netlist")
     return Netlist(
@@ -194,14 +203,12 @@ def _script(family: Family, top: str, options: tuple[str, ...], language: str) -
         "opt",
         "booth",
         f"{synthesis} -run {family.second_part}:",
-        "tee -q -o cells.json stat -json",
     ]
     return "\n".join(commands) + "\n"
 
 
-def count(statistics: Mapping[str, Mapping], family: str) -> Resources:
-    """Resources of a flat design from what Yosys' ``stat -json`` writes."""
-    cells: dict[str, int] = dict(statistics["design"]["num_cells_by_type"])
+def count(cells: Mapping[str, int], family: str) -> Resources:
+    """Resources of a flat design from the number of its cells of each type."""
     totals: dict[str, int] = dict.fromkeys(("lut4", "ff", "carry", "block_ram", "dsp", "spram", "lutram"), 0)
     for cell, number in cells.items():
         for pattern, added in FAMILIES[family].counts:
@@ -209,4 +216,4 @@ def count(statistics: Mapping[str, Mapping], family: str) -> Resources:
                 for resource, weight in added.items():
                     totals[resource] += weight * number
                 break
-    return Resources(**totals, cells=cells)
+    return Resources(**totals, cells=dict(cells))

@@ -85,9 +85,7 @@ class Admission(wiring.Component):
         m.d.comb += [
             self.fresh.eq(is_next | opens),
             self.resend.eq(~self.fresh & ~old),
-            self.refuse.eq(
-                ~makes_sense | ((self.fresh | read_only) & ~may) | (~self.fresh & was_refused)
-            ),
+            self.refuse.eq(~makes_sense | ((self.fresh | read_only) & ~may) | (~self.fresh & was_refused)),
         ]
 
         with m.If(self.decide):

@@ -11,6 +11,7 @@ from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter
 from popshift.hw.link.framing import FrameCrc, FrameReceiver, FrameTransmitter
 from popshift.hw.packet import Space, Type
 from popshift.hw.pipeline import registered
+from popshift.hw.tech.portable import Portable
 
 WORD_ADDRESS_BITS = 24
 ERROR_BITS = 8
@@ -82,11 +83,13 @@ class CommandUnit(wiring.Component):
     cycles: Signal
     counters: data.View
 
-    def __init__(self, *, config: AcceleratorConfig, read_latency: int = 4) -> None:
+    def __init__(
+        self, *, config: AcceleratorConfig, read_latency: int = 4, technology: Portable | None = None
+    ) -> None:
         if not isinstance(read_latency, int) or read_latency < 1:
             got = f"not {read_latency!r}; count the register of the memory"
             raise ValueError(f"read_latency must be an integer of at least 1, {got}")
-        self._config = config
+        self._config, self._technology = config, technology
         self._read_latency = read_latency
         self._word_bytes = (1, config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)
         super().__init__(
@@ -120,8 +123,8 @@ class CommandUnit(wiring.Component):
 
     def _create(self) -> None:
         """The parts and the registers that several methods share."""
-        self._receiver = FrameReceiver()
-        self._transmitter = FrameTransmitter()
+        self._receiver = FrameReceiver(technology=self._technology)
+        self._transmitter = FrameTransmitter(technology=self._technology)
         self._admission = Admission(config=self._config)
         header = self._receiver.header
         self._type = header.type

@@ -6,18 +6,20 @@ after any damage.
 """
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import packet
 from popshift.hw.link.stage import Stage
+from popshift.hw.memory.ram import Ram
+from popshift.hw.tech.portable import Portable
 
 MAX_BLOCK = 254
 """Data bytes in the longest COBS block."""
 
-READ_CYCLES = 2
-"""Cycles from an address of a buffer to its byte, in a register behind the memory."""
+READ_CYCLES = Ram.LATENCY
+"""Cycles from an address of a buffer to its byte."""
 
 HEADER = data.StructLayout({"sequence": packet.SEQUENCE_BITS, "type": 8, "address": 32})
 FRAME_BYTE = data.StructLayout({"data": 8, "last": 1})
@@ -90,7 +92,8 @@ class FrameReceiver(wiring.Component):
     crc: wiring.PureInterface
     damaged: Signal
 
-    def __init__(self) -> None:
+    def __init__(self, *, technology: Portable | None = None) -> None:
+        self._technology = technology or Portable()
         super().__init__(
             {
                 "i": In(stream.Signature(8)),
@@ -149,8 +152,7 @@ class FrameReceiver(wiring.Component):
 
     def _collect(self, m: Module, *, starts, byte: Signal, byte_valid: Signal):
         """Header, payload and CRC of the decoded bytes; returns whether those since `starts` are a frame."""
-        m.submodules.buffer = buffer = memory.Memory(shape=8, depth=packet.MAX_PAYLOAD, init=[])
-        write, read = buffer.write_port(), buffer.read_port()
+        m.submodules.buffer = buffer = self._technology.ram(width=8, depth=packet.MAX_PAYLOAD)
 
         # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header
         # itself, the last four are the CRC, which needs no room in the buffer.
@@ -165,12 +167,13 @@ class FrameReceiver(wiring.Component):
             self.crc.start.eq(starts),
             self.crc.data.eq(byte),
             self.crc.valid.eq(byte_valid),
-            write.addr.eq(count),
-            write.data.eq(byte),
-            write.en.eq(byte_valid & ~count[-1]),
-            read.addr.eq(self.read_address),
+            buffer.write_address.eq(count),
+            buffer.write_data.eq(byte),
+            buffer.write_enable.eq(byte_valid & ~count[-1]),
+            buffer.read_address.eq(self.read_address),
+            self.read_data.eq(buffer.read_data),
         ]
-        m.d.sync += [self.length.eq(length), self.read_data.eq(read.data)]
+        m.d.sync += self.length.eq(length)
         with m.If(starts):
             m.d.sync += [count.eq(-packet.HEADER.size), oversize.eq(0)]
         with m.Elif(byte_valid):
@@ -202,7 +205,8 @@ class FrameTransmitter(wiring.Component):
     crc: wiring.PureInterface
     crc_idle: Signal
 
-    def __init__(self) -> None:
+    def __init__(self, *, technology: Portable | None = None) -> None:
+        self._technology = technology or Portable()
         super().__init__(
             {
                 "i": In(stream.Signature(FRAME_BYTE)),
@@ -214,8 +218,7 @@ class FrameTransmitter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.buffer = buffer = memory.Memory(shape=8, depth=256, init=[])
-        write, read = buffer.write_port(), buffer.read_port()
+        m.submodules.buffer = buffer = self._technology.ram(width=8, depth=256)
         m.submodules.stage = stage = Stage(FRAME_BYTE)
         wiring.connect(m, wiring.flipped(self.i), stage.i)
         source = stage.o
@@ -226,18 +229,18 @@ class FrameTransmitter(wiring.Component):
         byte, take = Signal(8), Signal()
         length = Signal(range(MAX_BLOCK + 1))
         sent = Signal.like(length)
-        stored, waited, last = Signal(8, reset_less=True), Signal(range(READ_CYCLES + 1)), Signal()
+        waited, last = Signal(range(READ_CYCLES + 1)), Signal()
         m.d.comb += [
             byte.eq(Mux(in_crc, self.crc.crc.word_select(crc_index, 8), source.payload.data)),
             self.crc.data.eq(source.payload.data),
             self.crc.valid.eq(take & ~in_crc),
-            write.addr.eq(length),
-            write.data.eq(byte),
-            write.en.eq(take),
-            read.addr.eq(sent),
+            buffer.write_address.eq(length),
+            buffer.write_data.eq(byte),
+            buffer.write_enable.eq(take),
+            buffer.read_address.eq(sent),
             self.crc_idle.eq(~begun | complete),
         ]
-        m.d.sync += [crc_done.eq(in_crc), stored.eq(read.data), last.eq(sent + 1 == length)]
+        m.d.sync += [crc_done.eq(in_crc), last.eq(sent + 1 == length)]
         with m.If(take):
             with m.If(in_crc):
                 m.d.sync += [crc_index.eq(crc_index + 1), complete.eq(crc_index == packet.CRC_BYTES - 1)]
@@ -278,7 +281,7 @@ class FrameTransmitter(wiring.Component):
                     with m.Else():
                         m.next = "DATA"
             with m.State("DATA"):
-                m.d.comb += [self.o.payload.eq(stored), self.o.valid.eq(waited == READ_CYCLES)]
+                m.d.comb += [self.o.payload.eq(buffer.read_data), self.o.valid.eq(waited == READ_CYCLES)]
                 with m.If(waited != READ_CYCLES):
                     m.d.sync += waited.eq(waited + 1)
                 with m.Elif(self.o.ready):

@@ -101,7 +101,8 @@ class PostUnit(wiring.Component):
             self.outside_parameters.eq(control.outside),
             self.overfull.eq(control.overfull),
         ]
-        from_matrix = control.source == Source.MATRIX
+        # Registers: the instruction stands still long before its first value comes.
+        from_matrix = registered(m, control.source == Source.MATRIX, "from_matrix")
         # The matrix unit's values take longer than the others: its parameters are asked for later, its
         # elements wait longer.
         wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
@@ -129,7 +130,7 @@ class PostUnit(wiring.Component):
 
     def _lanes(self, m: Module, control: PostControl, from_matrix) -> list[Signal]:
         config = self._config
-        fill = control.source == Source.FILL
+        fill = registered(m, control.source == Source.FILL, "fill")
         low, high = Signal(signed(8)), Signal(signed(8))
         m.d.sync += [  # a filled element is one whose clamp leaves nothing but the zero point
             low.eq(Mux(fill, control.zero_point, control.low)),

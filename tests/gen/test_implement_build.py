@@ -95,7 +95,7 @@ def test_counting_weighs_carry_cells_as_their_luts():
         "TRELLIS_DPR16X4": 6,
         "GSR": 1,
     }
-    found = count({"design": {"num_cells_by_type": cells}}, "ecp5")
+    found = count(cells, "ecp5")
     assert (found.lut4, found.carry, found.ff, found.block_ram) == (16, 3, 5, 2)
     assert (found.dsp, found.lutram, found.spram) == (4, 6, 0)
     cells = {
@@ -109,7 +109,7 @@ def test_counting_weighs_carry_cells_as_their_luts():
         "MULT9X9": 8,
         "RAM16SDP4": 9,
     }
-    found = count({"design": {"num_cells_by_type": cells}}, "gowin")
+    found = count(cells, "gowin")
     assert (found.lut4, found.carry, found.ff, found.block_ram) == (10, 4, 11, 7)
     assert (found.dsp, found.lutram) == (8, 9)
     cells = {
@@ -121,7 +121,7 @@ def test_counting_weighs_carry_cells_as_their_luts():
         "SB_MAC16": 6,
         "SB_SPRAM256KA": 7,
     }
-    found = count({"design": {"num_cells_by_type": cells}}, "ice40")
+    found = count(cells, "ice40")
     assert (found.lut4, found.carry, found.ff) == (1, 2, 7)
     assert (found.block_ram, found.dsp, found.spram) == (5, 6, 7)
 

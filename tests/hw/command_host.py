@@ -13,6 +13,7 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.commands import CommandUnit
 from popshift.hw.isa import Counter, Status
 from popshift.hw.packet import ANSWER, Frame, Space
+from popshift.hw.tech import Simulated
 
 READ_LATENCY = 4
 
@@ -22,7 +23,7 @@ class Host:
 
     def __init__(self, config: AcceleratorConfig, *, stall: float = 0.0) -> None:
         self.config, self.stall = config, stall
-        self.dut = CommandUnit(config=config, read_latency=READ_LATENCY)
+        self.dut = CommandUnit(config=config, read_latency=READ_LATENCY, technology=Simulated())
         self.sequence = 0
         self.writes: list[tuple] = []
         self.strobes: list[tuple] = []

@@ -13,6 +13,7 @@ from cobs import cobs
 from popshift.hw import packet
 from popshift.hw.link.framing import READ_CYCLES, FrameCrc, FrameReceiver, FrameTransmitter
 from popshift.hw.packet import Frame
+from popshift.hw.tech import Simulated
 
 LENGTHS = (0, 1, 2, 243, 244, 245, 248, 253, 254, 255, 508, 1024)
 
@@ -44,7 +45,7 @@ def watchdog(cycles: int):
 
 def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[Frame], int]:
     """All frames the receiver hands over from `stream`, and how many damaged ones it counts."""
-    dut, frames, damaged, done = FrameReceiver(), [], 0, False
+    dut, frames, damaged, done = FrameReceiver(technology=Simulated()), [], 0, False
     m, crc = Module(), FrameCrc()
     m.submodules += [dut, crc]
     wiring.connect(m, dut.crc, crc.receiver)
@@ -108,7 +109,7 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
 
 def transmit(items: list[Frame], *, stall: float = 0.0, seed: int = 0) -> tuple[bytes, int]:
     """What the transmitter makes of `items`, and the cycles it took."""
-    dut, out, cycles = FrameTransmitter(), bytearray(), 0
+    dut, out, cycles = FrameTransmitter(technology=Simulated()), bytearray(), 0
     m, crc = Module(), FrameCrc()
     m.submodules += [dut, crc]
     wiring.connect(m, dut.crc, crc.transmitter)
