@@ -127,8 +127,8 @@ class ChannelUnit(wiring.Component):
         finished = registered(m, last, "finished", reset=True)
         for bank in range(config.rows):
             value, result = (
-                Signal(signed(bits), name=f"fold_{bank}"),
-                Signal(signed(bits), name=f"held_{bank}"),
+                Signal(signed(bits), name=f"fold_{bank}", reset_less=True),
+                Signal(signed(bits), name=f"held_{bank}", reset_less=True),
             )
             byte = self.activations[bank]
             x = registered(m, byte, f"activation_{bank}")

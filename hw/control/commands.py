@@ -146,8 +146,8 @@ class CommandUnit(wiring.Component):
         self._offset = Signal(range(packet.MAX_PAYLOAD + 1))
         """Words past the address of the request."""
         self._up, self._down = Signal(), Signal()
-        self._address = Signal(WORD_ADDRESS_BITS + 1)
-        self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size))
+        self._address = Signal(WORD_ADDRESS_BITS + 1, reset_less=True)
+        self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size), reset_less=True)
         """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
         self._load, self._shift, self._shift_out = Signal(), Signal(), Signal()
         self._errors = Signal(ERROR_BITS)

@@ -74,7 +74,9 @@ class Accumulators(wiring.Component):
 
     @staticmethod
     def _next(m: Module, wave, name: str) -> tuple[Signal, ...]:
-        return tuple(registered(m, value, f"{name}_{i}", reset=True) for i, value in enumerate(wave))
+        valid, *rest = wave
+        later = (registered(m, value, f"{name}_{i}") for i, value in enumerate(rest))
+        return registered(m, valid, f"{name}_valid", reset=True), *later
 
     def _column(self, m: Module, column: int, stages) -> list[Signal]:
         """The two memories of one column and its adder; returns what their read ports show."""
@@ -106,10 +108,10 @@ class Accumulators(wiring.Component):
         chunk, half = self.drain_chunk, self.drain_half
         for step in range(Ram.LATENCY):
             chunk, half = (
-                registered(m, chunk, f"chunk_{step}", reset=True),
-                registered(m, half, f"half_{step}", reset=True),
+                registered(m, chunk, f"chunk_{step}"),
+                registered(m, half, f"half_{step}"),
             )
-        half = registered(m, half, "half_select", reset=True)
+        half = registered(m, half, "half_select")
         for lane in range(config.post_lanes):
             columns = range(lane, config.cols, config.post_lanes)
             chosen = []

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.memory.activations import address_bits
+from popshift.hw.pipeline import registered
 
 
 class RowGather(wiring.Component):
@@ -52,21 +53,16 @@ class RowGather(wiring.Component):
         bits = address_bits(config)
         beyond = Signal()  # checked once, as the row is loaded
         m.d.sync += beyond.eq(self.load & (self.load_offset[bits:] != 0))
-        wave = Cat(
-            self.pixel, self.pixel_valid, self.switch, self.load, self.load_tile, self.load_offset[:bits]
-        )
-        fields = (bits, 1, 1, 1, len(self.load_tile), bits)
+        strobes = Cat(self.pixel_valid, self.switch, self.load)
+        values = (self.pixel, self.load_tile, self.load_offset[:bits])
         outside = beyond
         for i in range(config.mesh_rows):
             if i:
-                hopped = Signal(len(wave), name=f"wave_{i}")
-                m.d.sync += hopped.eq(wave)
-                wave = hopped
-            parts, low = [], 0
-            for width in fields:
-                parts.append(wave[low : low + width])
-                low += width
-            pixel, valid, switch, load, tile, offset = parts
+                strobes = registered(m, strobes, f"strobes_{i}", reset=True)
+                names = (f"pixel_{i}", f"tile_{i}", f"offset_{i}")
+                values = tuple(registered(m, x, name) for x, name in zip(values, names, strict=True))
+            valid, switch, load = strobes
+            pixel, tile, offset = values
             m.d.comb += self.load_tiles[i].eq(load & (tile == i))
             rows = range(i * config.tile_rows, (i + 1) * config.tile_rows)
             shadow = [Signal(bits, name=f"shadow_{row}", reset_less=True) for row in rows]

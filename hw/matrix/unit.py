@@ -127,7 +127,7 @@ class MatrixUnit(wiring.Component):
         for name in ("valid", "first", "clear", "half"):
             source = control.switch if name == "first" else getattr(control, name)
             m.d.comb += getattr(accumulators, name).eq(
-                delayed(m, source, pixel_to_accumulator(config), name, reset=True)
+                delayed(m, source, pixel_to_accumulator(config), name, reset=name == "valid")
             )
         m.d.comb += [
             accumulators.drain_address.eq(self.drain_address),

@@ -85,8 +85,8 @@ class PostControl(wiring.Component):
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
         column = Signal.like(self.chunk)  # group of columns within the half
         address = Signal.like(self.address)
-        parameter = Signal(ADDRESS_BITS)
-        plane_parameter = Signal(ADDRESS_BITS)
+        parameter = Signal(ADDRESS_BITS, reset_less=True)
+        plane_parameter = Signal(ADDRESS_BITS, reset_less=True)
         waiting_halves, half_waits = Signal(2), Signal()
         half, holds_window = Signal(), Signal()
 

@@ -1,6 +1,6 @@
 """The post unit: drains accumulators or windows, requantises, writes activations; and fills padding."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,6 +38,13 @@ def issue_to_write(config: AcceleratorConfig, source: Source) -> int:
     """Cycles from an element's issue to its write request to the activation memory."""
     arrival = Accumulators.DRAIN_LATENCY if source is Source.MATRIX else WINDOW_LATENCY
     return arrival + requantise.latency(config.requantise)
+
+
+def _travel(m: Module, element: data.View, cycles: int, name: str) -> data.View:
+    """An element some cycles later."""
+    valid = delayed(m, element.valid, cycles, f"{name}_valid", reset=True)
+    rest = delayed(m, element.as_value()[1:], cycles, name)
+    return data.View(ELEMENT, Cat(valid, rest))
 
 
 class PostUnit(wiring.Component):
@@ -106,14 +113,14 @@ class PostUnit(wiring.Component):
         # The matrix unit's values take longer than the others: its parameters are asked for later, its
         # elements wait longer.
         wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
-        late_address = delayed(m, control.parameter_address, wait, "parameter_address", reset=True)
+        late_address = delayed(m, control.parameter_address, wait, "parameter_address")
         m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
-        late_element = delayed(m, control.element.as_value(), wait, "element_late", reset=True)
-        m.d.comb += issued.as_value().eq(Mux(from_matrix, late_element, control.element.as_value()))
+        late_element = _travel(m, control.element, wait, "element_late")
+        m.d.comb += issued.eq(Mux(from_matrix, late_element.as_value(), control.element.as_value()))
         travel = WINDOW_LATENCY + requantise.latency(config.requantise)
-        early = data.View(ELEMENT, delayed(m, issued.as_value(), travel - 1, "element_early", reset=True))
-        element = data.View(ELEMENT, delayed(m, early.as_value(), 1, "element", reset=True))
+        early = _travel(m, issued, travel - 1, "element_early")
+        element = _travel(m, early, 1, "element")
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
         values = self._lanes(m, control, from_matrix)
@@ -131,7 +138,7 @@ class PostUnit(wiring.Component):
     def _lanes(self, m: Module, control: PostControl, from_matrix) -> list[Signal]:
         config = self._config
         fill = registered(m, control.source == Source.FILL, "fill")
-        low, high = Signal(signed(8)), Signal(signed(8))
+        low, high = Signal(signed(8), reset_less=True), Signal(signed(8), reset_less=True)
         m.d.sync += [  # a filled element is one whose clamp leaves nothing but the zero point
             low.eq(Mux(fill, control.zero_point, control.low)),
             high.eq(Mux(fill, control.zero_point, control.high)),
@@ -140,7 +147,7 @@ class PostUnit(wiring.Component):
         for index in range(config.post_lanes):
             lane = RequantiseLane(config=config, technology=self._technology)
             m.submodules[f"lane_{index}"] = lane
-            window = delayed(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}", reset=True)
+            window = delayed(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}")
             parameters = self.parameter_data[index]
             m.d.comb += [
                 lane.accumulator.eq(Mux(from_matrix, self.drained[index], window)),
