@@ -17,8 +17,8 @@ from popshift.hw.errors import InputError, ToolError
 from popshift.sim.build_cache import cached, digest
 
 CLOCK_PORT = "clk"
-CONSTRAINT_MARGIN = 1.2
-"""nextpnr stops improving a path that meets its constraint, so it is asked for more than is wanted."""
+CONSTRAINT_MARGIN = 1.05
+"""nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
     Parameters
     ----------
     netlist: synthesised for the device's family; its clock port is called ``clk``.
-    clock_mhz: the clock that is wanted; nextpnr is asked for a fifth more. Missing it is no error: read
+    clock_mhz: the clock that is wanted; nextpnr is asked for a little more. Missing it is no error: read
         `Report.fmax_mhz`.
 
     Raises
@@ -141,10 +141,12 @@ def _check_room(netlist: Netlist, device: Device) -> None:
 def _constraints(netlist: Netlist, device: Device, constraint_mhz: float) -> tuple[str, str, list[str]]:
     """File name and text of the pin constraints, and the arguments that go with them."""
     if device.family == "ecp5":
-        # router2 is several times faster than the default router1, but needs the clock at a clock pin.
+        # router2 is several times faster than the default router1, but needs the clock at a clock pin, and
+        # lets nets make long detours unless it is told to rip up those that miss the constraint.
         text = f'LOCATE COMP "{CLOCK_PORT}" SITE "{device.clock_pin}";\n'
         text += f'FREQUENCY PORT "{CLOCK_PORT}" {constraint_mhz:.3f} MHz;\n'
-        return "pins.lpf", text, ["--lpf", "pins.lpf", "--lpf-allow-unconstrained", "--router", "router2"]
+        arguments = ["--lpf", "pins.lpf", "--lpf-allow-unconstrained", "--router", "router2", "--tmg-ripup"]
+        return "pins.lpf", text, arguments
     if device.family == "ice40":
         text = f"set_io {CLOCK_PORT} {device.clock_pin}\n"
         return "pins.pcf", text, ["--pcf", "pins.pcf", "--pcf-allow-unconstrained"]

@@ -52,6 +52,48 @@ def test_synthesis_maps_memory_and_leaves_multipliers_to_luts(family, block_rams
     assert set(modules[netlist.top]["ports"]) == {"clk", "rst", "rx", "tx"}
 
 
+OUTPUT_REGISTERS = """
+module popshift(input clk, input [10:0] address, input write, input [7:0] data, input enable,
+                output reg [7:0] plain, output reg [7:0] enabled, output reg [7:0] changed);
+    (* no_rw_check *) reg [7:0] first [0:2047];
+    (* no_rw_check *) reg [7:0] second [0:2047];
+    (* no_rw_check *) reg [7:0] third [0:2047];
+    reg [7:0] first_word, second_word, third_word;
+    always @(posedge clk) begin
+        if (write) first[address] <= data;
+        if (write) second[address] <= data;
+        if (write) third[address] <= data;
+        first_word <= first[~address];
+        second_word <= second[~address];
+        third_word <= third[~address];
+        plain <= first_word;
+        if (enable) enabled <= second_word;
+        changed <= third_word ^ {8{enable}};
+    end
+endmodule
+"""
+
+
+def test_block_ram_takes_in_plain_registers_behind_it():
+    netlist = synthesise(OUTPUT_REGISTERS, family="ecp5")
+    module = json.loads(netlist.path.read_text())["modules"]["popshift"]
+    drivers = {
+        bits[0]: cell["type"]
+        for cell in module["cells"].values()
+        for port, bits in cell["connections"].items()
+        if cell["port_directions"][port] == "output"
+    }
+    kinds = {
+        name: {drivers[bit] for bit in module["ports"][name]["bits"]}
+        for name in ("plain", "enabled", "changed")
+    }
+    assert kinds == {"plain": {"DP16KD"}, "enabled": {"TRELLIS_FF"}, "changed": {"TRELLIS_FF"}}
+    rams = [cell["parameters"] for cell in module["cells"].values() if cell["type"] == "DP16KD"]
+    assert len(rams) == 3
+    assert sum("OUTREG" in (ram["REGMODE_A"], ram["REGMODE_B"]) for ram in rams) == 1
+    assert netlist.resources.ff == 16
+
+
 def test_synthesis_comes_from_the_cache_unless_something_changed(monkeypatch):
     first = synthesise(MULTIPLY, family="ice40")
     monkeypatch.setattr("popshift.gen.implement.synthesis.run", None)  # would fail if it ran again

@@ -38,8 +38,10 @@ class MemoryModel:
 
 
 def _address(depth: int) -> int:
-    """Both ends often, few others."""
-    return random.choice([0, depth - 1, random.randrange(depth), random.randrange(min(depth, 8))])
+    """Both ends and the beginning of the upper part often, few others."""
+    upper = 1 << ((depth - 1).bit_length() - 1)
+    near = random.randrange(min(depth, 8))
+    return random.choice([0, depth - 1, random.randrange(depth), near, min(upper + near, depth - 1)])
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

@@ -13,7 +13,7 @@ from popshift.hw.memory.ram import VerilogRam
 from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
 
-RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130))
+RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130), (5, 1300))
 """Width and depth of memories tested on their own."""
 
 
@@ -33,7 +33,6 @@ class MatrixBench(wiring.Component):
     """
 
     _MATRIX = (
-        "idle",
         "full",
         "release",
         "drain_address",
@@ -94,7 +93,7 @@ class PostBench(wiring.Component):
     """
 
     _POST = (
-        *("idle", "full", "release", "drain_address", "drain_chunk", "drain_half", "drained"),
+        *("full", "release", "drain_address", "drain_chunk", "drain_half", "drained"),
         *("window", "channel_active", "window_group", "window_values"),
         *("write_mask", "write_address", "write_data"),
     )
