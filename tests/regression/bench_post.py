@@ -87,13 +87,13 @@ class PostDriver(UnitDriver):
         answers: deque[int] = deque([0] * Accumulators.DRAIN_LATENCY)
         while True:
             self.set("drained", answers.popleft())
+            if self.get("release"):  # with the first address of the next half
+                released, self.half = released + 1, self.half ^ 1
             half = self.get("drain_half")
             group = released * chunks + self.get("drain_chunk")
             pixel = self.get("drain_address")
             known = group < len(case["values"]) and pixel < case["values"].shape[1] and half == self.half
             answers.append(_packed(case["values"][group, pixel], 32) if known else random.getrandbits(31))
-            if self.get("release"):
-                released, self.half = released + 1, self.half ^ 1
             ready = handed < due and handed - released < HALVES and wait == 0
             self.set("full", int(ready))
             if ready:
