@@ -24,6 +24,8 @@ LINKS = ("stream", "uart")
 ADDRESS_BITS = 16
 """Width of an activation address (a word over all banks), hence of the row offsets stored beside the weights.
 """
+WORD_ADDRESS_BITS = 24
+"""Width of an address of any other memory, as instructions and link packets carry it."""
 
 POOL_WINDOW_MAX = 4096
 """Most taps that `pool_window` can allow: a 64 x 64 window."""
@@ -106,7 +108,7 @@ class AcceleratorConfig:
         self._range("multiplier_stages", 2, 4)
         self._range("dsp_multipliers", -1, 64 * 64)
         self._range("activation_depth", 16, 1 << ADDRESS_BITS)
-        self._range("weight_depth", max(16, self.rows), 1 << 24)
+        self._range("weight_depth", max(16, self.rows), 1 << WORD_ADDRESS_BITS)
         self._range("parameter_depth", 4, 1 << ADDRESS_BITS)
         self._range("program_depth", 64, 1 << ADDRESS_BITS)
         self._range("accumulator_depth", 16, 4096)

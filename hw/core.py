@@ -5,11 +5,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.channel.unit import ChannelUnit
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, WORD_ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.control.counters import Counters
 from popshift.hw.control.sequencer import UNITS, Sequencer
 from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter, Status
-from popshift.hw.matrix.feeder import WEIGHT_ADDRESS_BITS, weight_word
+from popshift.hw.matrix.feeder import weight_word
 from popshift.hw.matrix.unit import MatrixUnit
 from popshift.hw.memory.activations import ActivationMemory
 from popshift.hw.post.unit import PostUnit, parameter_word
@@ -46,7 +46,7 @@ class Core(wiring.Component):
                 "activation_write_address": In(ADDRESS_BITS),
                 "activation_write_data": In(8),
                 "word_write_space": In(3),
-                "word_write_address": In(WEIGHT_ADDRESS_BITS),
+                "word_write_address": In(WORD_ADDRESS_BITS),
                 "word_write_data": In(
                     8 * max(config.weight_word_bytes, config.parameter_word_bytes, WORD_BITS // 8)
                 ),

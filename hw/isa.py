@@ -31,9 +31,9 @@ side by side:
 * ``END``: wait until every unit is idle; the run is done.
 
 Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop
-inside it has finished (so an outer step also undoes what the inner loops moved); steps are modulo 2**16.
-Counts are stored minus one. Within a section (between two barriers) the compiler guarantees that no unit
-reads what another one writes.
+inside it has finished (so an outer step also undoes what the inner loops moved). Addresses and steps are
+modulo ``2**address_bits``. Counts are stored minus one. Within a section (between two barriers) the compiler
+guarantees that no unit reads what another one writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from popshift.hw import numerics
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, WORD_ADDRESS_BITS, AcceleratorConfig
 
 WORD_BITS = 32
 OPCODE_BITS = 4
@@ -189,7 +189,7 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.MATRIX: [
         [Field("kind", 4), _count("x_count"), _count("y_count")],
         [_count("k_tiles", 16), _count("n_tiles", 16)],
-        [Field("weight_base", 24)],
+        [Field("weight_base", WORD_ADDRESS_BITS)],
         [_address("base"), _address("x_step")],
         [_address("y_step")],
     ],
@@ -241,6 +241,25 @@ LENGTHS: dict[Opcode, int] = {opcode: len(words) for opcode, words in _LAYOUT.it
 """Words of each instruction."""
 
 MAX_LENGTH = max(LENGTHS.values())
+
+
+def is_address(field: str) -> bool:
+    """Whether a field is an address or a step."""
+    return field.endswith(("base", "step"))
+
+
+def address_bits(field: str, config: AcceleratorConfig) -> int:
+    """How many of an address field's bits are heeded: enough for every word of its memory and as many beyond.
+
+    What lies beyond the memory is told as an error; higher bits are ignored, which saves registers.
+    """
+    depth = {"weight_base": config.weight_depth, "parameter_base": config.parameter_depth}.get(
+        field, config.activation_depth
+    )
+    stored = next(places[field].field.bits for places in PLACEMENTS.values() if field in places)
+    return min(stored, (depth - 1).bit_length() + 1)
+
+
 _SIGNED = ("zero_point", "low", "high")
 
 

@@ -98,6 +98,7 @@ class Units:
         self.config = config
         self.images = images
         self.hazards = hazards
+        self._address_mask = self._mask("base")
         self.activations = np.zeros((config.rows, config.activation_depth, images), np.int8)
         self.weights = np.zeros((config.weight_depth, config.weight_word_bytes), np.uint8)
         self.parameters = np.zeros((config.parameter_depth, config.parameter_word_bytes), np.uint8)
@@ -124,7 +125,7 @@ class Units:
 
     def _write(self, group: int, mask: int, words: NDArray[np.int64], values: NDArray[np.int8]) -> None:
         """Write ``values`` (lanes, words, images) to the bank groups of ``mask`` moved up by ``group``."""
-        words = words & ADDRESS_MASK
+        words = words & self._address_mask
         if words.max(initial=0) >= self.config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
         lanes = self.config.post_lanes
@@ -138,9 +139,12 @@ class Units:
 
     # ---- matrix unit ---------------------------------------------------------------------------------------
 
+    def _mask(self, field: str) -> int:
+        return (1 << isa.address_bits(field, self.config)) - 1
+
     def matrix(self, item: Instruction) -> Job:
         """MATRIX: fill one accumulator half for each column tile."""
-        pixels = rectangle(item) + item["base"] & ADDRESS_MASK
+        pixels = rectangle(item) + item["base"] & self._address_mask
         if len(pixels) > self.config.accumulator_depth:
             raise HaltError(Status.ACCUMULATOR_ADDRESS)
         if pixels.max() >= self.config.activation_depth:
@@ -162,7 +166,8 @@ class Units:
     def _column_tiles(self, item: Instruction, pixels: NDArray[np.int64], first: int) -> NDArray[np.int32]:
         """Accumulators (tiles, cols, pixels, images) of the next column tiles that share offsets."""
         rows, cols, tile_words = self.config.rows, self.config.cols, item["k_tiles"] * self.config.rows
-        start = item["weight_base"] + first * tile_words
+        base = item["weight_base"] & self._mask("weight_base")
+        start = base + first * tile_words
         if start + tile_words > self.config.weight_depth:
             raise HaltError(Status.WEIGHT_ADDRESS)
         values = cols * len(pixels) * self.images
@@ -202,7 +207,9 @@ class Units:
         for plane_number in planes:
             for start in range(0, len(height), rows):
                 pixels = (height[start : start + rows, None] * y + width * x).ravel() + plane_number * plane
-                self.windows.append(self._fold(item, item["base"] + pixels[:, None] + taps & ADDRESS_MASK))
+                self.windows.append(
+                    self._fold(item, item["base"] + pixels[:, None] + taps & self._address_mask)
+                )
                 yield True
                 while self.windows:
                     yield False
@@ -233,7 +240,8 @@ class Units:
 
     def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """(bias, multiplier, shift) of the groups `numbers`, as (3, groups, lanes)."""
-        words = item["parameter_base"] + (numbers * 0 if item["uniform"] else numbers)
+        base = item["parameter_base"] & self._mask("parameter_base")
+        words = base + (numbers * 0 if item["uniform"] else numbers)
         if words.max() >= self.config.parameter_depth:
             raise HaltError(Status.PARAMETER_ADDRESS)
         unique, back = np.unique(words, return_inverse=True)

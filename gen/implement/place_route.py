@@ -18,7 +18,8 @@ from popshift.sim.build_cache import cached, digest
 
 CLOCK_PORT = "clk"
 CONSTRAINT_MARGIN = 1.05
-"""nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted."""
+"""nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,8 @@ MAX_COUNT = 1 << 12
 """Turns of a pixel loop that an instruction can hold."""
 MORE_TILES = 24
 """How many more pixel tiles than necessary are considered."""
+ABOUT_AS_LONG = 1.01
+"""Cycles that fewer pixel tiles may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,10 @@ def pixel_tiles(
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
     Few large tiles need fewer instructions; but the drain of the last tile is not hidden by anything, which
-    speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights.
+    speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights. Every tile
+    reads all weights again, so of mappings that take about as long the one with the fewest tiles is taken.
     """
-    best: tuple[tuple[Rectangle, ...], ConvolutionCost] | None = None
+    candidates: list[tuple[int, int, ConvolutionCost]] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
     fewest_columns = -(-width // limit)
     for column_parts in range(fewest_columns, min(width, fewest_columns + 3) + 1):
@@ -94,10 +97,13 @@ def pixel_tiles(
         fewest_rows = -(-height // min(limit // widest, MAX_COUNT))
         for row_parts in range(fewest_rows, min(height, fewest_rows + MORE_TILES) + 1):
             cost = _cost(height, width, row_parts, column_parts, row_tiles, channels, config)
-            if best is None or cost.cycles < best[1].cycles:
-                best = cut(height, width, row_parts, column_parts), cost
-    assert best is not None
-    return best
+            candidates.append((row_parts, column_parts, cost))
+    enough = ABOUT_AS_LONG * min(cost.cycles for _, _, cost in candidates)
+    row_parts, column_parts, cost = min(
+        (candidate for candidate in candidates if candidate[2].cycles <= enough),
+        key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
+    )
+    return cut(height, width, row_parts, column_parts), cost
 
 
 def _cost(

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import ChannelOperation, Opcode
@@ -58,12 +58,12 @@ class ChannelUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.command = command = CommandRegisters(Opcode.CHANNEL)
+        m.submodules.command = command = CommandRegisters(Opcode.CHANNEL, config)
         connect_command(m, self, command)
         field = command.field
 
         running = Signal()
-        address = Signal(ADDRESS_BITS, reset_less=True)
+        address = Signal(len(field("base")), reset_less=True)
         names = ("kx", "ky", "x", "y", "plane")  # innermost first
         counts = [field("planes" if name == "plane" else f"{name}_count") for name in names]
         loops = [Loop(m, count, name) for name, count in zip(names, counts, strict=True)]

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import packet
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, WORD_ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.control.admission import READ_REQUEST_BYTES, Admission
 from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter
 from popshift.hw.link.framing import FrameCrc, FrameReceiver, FrameTransmitter
@@ -13,7 +13,6 @@ from popshift.hw.packet import Space, Type
 from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
-WORD_ADDRESS_BITS = 24
 ERROR_BITS = 8
 """Width of the count of damaged frames; at its largest value it stays."""
 _WORD_CYCLES = 2

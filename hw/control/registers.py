@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Opcode
 
 
@@ -42,8 +43,8 @@ class CommandRegisters(wiring.Component):
     lie far apart in the device.
     """
 
-    def __init__(self, opcode: Opcode) -> None:
-        self._opcode = opcode
+    def __init__(self, opcode: Opcode, config: AcceleratorConfig) -> None:
+        self._opcode, self._config = opcode, config
         super().__init__({**command_members(), "legal": In(1), "busy": In(1), "start": Out(1)})
         self._words = [
             Signal(isa.WORD_BITS, name=f"{opcode.name.lower()}_word_{index}", reset_less=True)
@@ -51,9 +52,10 @@ class CommandRegisters(wiring.Component):
         ]
 
     def field(self, name: str):
-        """The raw bits of a field."""
+        """The raw bits of a field; of an address those that are heeded."""
         place = isa.PLACEMENTS[self._opcode][name]
-        return self._words[place.word][place.shift : place.shift + place.field.bits]
+        bits = isa.address_bits(name, self._config) if isa.is_address(name) else place.field.bits
+        return self._words[place.word][place.shift : place.shift + bits]
 
     def elaborate(self, platform):
         m = Module()

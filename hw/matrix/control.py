@@ -4,11 +4,11 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode
-from popshift.hw.matrix.feeder import WEIGHT_ADDRESS_BITS
 
 
 class MatrixControl(wiring.Component):
@@ -36,11 +36,11 @@ class MatrixControl(wiring.Component):
             {
                 **command_members(),
                 "weight_start": Out(1),
-                "weight_base": Out(WEIGHT_ADDRESS_BITS),
+                "weight_base": Out(isa.address_bits("weight_base", config)),
                 "weight_more": Out(1),
                 "weight_ready": In(1),
                 "half_busy": In(2),
-                "pixel": Out(ADDRESS_BITS),
+                "pixel": Out(isa.address_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
                 "clear": Out(1),
@@ -58,7 +58,7 @@ class MatrixControl(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.command = command = CommandRegisters(Opcode.MATRIX)
+        m.submodules.command = command = CommandRegisters(Opcode.MATRIX, config)
         connect_command(m, self, command)
         field = command.field
 
@@ -66,7 +66,7 @@ class MatrixControl(wiring.Component):
         x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
         k, n = Loop(m, field("k_tiles"), "k"), Loop(m, field("n_tiles"), "n")
         first_k = Signal()  # the next pass is the first of a half
-        address = Signal(ADDRESS_BITS, reset_less=True)
+        address = Signal(len(field("base")), reset_less=True)
         count = Signal(range(config.accumulator_depth + 1))
         clear, last_pass, half, next_half = Signal(), Signal(), Signal(), Signal()
 

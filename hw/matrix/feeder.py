@@ -4,10 +4,9 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from popshift.hw import isa
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.memory.ram import Ram
-
-WEIGHT_ADDRESS_BITS = 24
 
 
 def issue_to_ready(config: AcceleratorConfig) -> int:
@@ -46,7 +45,7 @@ class WeightFeeder(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "base": In(WEIGHT_ADDRESS_BITS),
+                "base": In(isa.address_bits("weight_base", config)),
                 "more": In(1),
                 "switched": In(1),
                 "ready": Out(1),
@@ -61,7 +60,7 @@ class WeightFeeder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        address = Signal(WEIGHT_ADDRESS_BITS, reset_less=True)
+        address = Signal(len(self.base), reset_less=True)
         row = Signal(range(max(2, config.tile_rows)))
         tile = Signal(range(max(2, config.mesh_rows)))
         loading, free, full = Signal(), Signal(), Signal()

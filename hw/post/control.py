@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode, Source
@@ -47,7 +47,7 @@ class PostControl(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
-        self._command = command = CommandRegisters(Opcode.POST)
+        self._command = command = CommandRegisters(Opcode.POST, config)
         passed_on = ("zero_point", "low", "high", "base", "x_step", "y_step", "plane_step", "mask")
         self._passed_on = passed_on
         super().__init__(
@@ -85,8 +85,8 @@ class PostControl(wiring.Component):
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
         column = Signal.like(self.chunk)  # group of columns within the half
         address = Signal.like(self.address)
-        parameter = Signal(ADDRESS_BITS, reset_less=True)
-        plane_parameter = Signal(ADDRESS_BITS, reset_less=True)
+        parameter = Signal(len(field("parameter_base")), reset_less=True)
+        plane_parameter = Signal.like(parameter)
         waiting_halves, half_waits = Signal(2), Signal()
         half, holds_window = Signal(), Signal()
 

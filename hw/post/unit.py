@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import numerics
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.isa import Source
 from popshift.hw.matrix.accumulators import Accumulators
@@ -163,9 +163,10 @@ class PostUnit(wiring.Component):
 
     def _write(self, m: Module, control: PostControl, element, step: Signal) -> None:
         config = self._config
-        address, plane = Signal(ADDRESS_BITS, reset_less=True), Signal(ADDRESS_BITS, reset_less=True)
+        address = Signal(len(control.base), reset_less=True)
+        plane = Signal.like(address)
         mask = Signal(config.bank_groups, reset_less=True)
-        next_plane = Signal(ADDRESS_BITS)
+        next_plane = Signal.like(address)
         m.d.comb += next_plane.eq(plane + control.plane_step)
         with m.If(element.valid):
             with m.If(element.pixel_end & element.area_end):
