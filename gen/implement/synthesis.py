@@ -76,7 +76,7 @@ FAMILIES = {
         ),
     ),
     "ice40": Family(
-        "synth_ice40",
+        "synth_ice40 -dffe_min_ce_use 5",
         "flatten",
         ("-device", "u", "-spram"),
         (

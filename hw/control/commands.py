@@ -145,7 +145,15 @@ class CommandUnit(wiring.Component):
         self._offset = Signal(range(packet.MAX_PAYLOAD + 1))
         """Words past the address of the request."""
         self._up, self._down = Signal(), Signal()
-        self._address = Signal(WORD_ADDRESS_BITS + 1, reset_less=True)
+        self._depths = (
+            self._config.activation_depth,
+            self._config.weight_depth,
+            self._config.parameter_depth,
+            self._config.program_depth,
+        )
+        self._address = Signal(max(self._depths).bit_length() + 1, reset_less=True)
+        self._beyond = Signal()
+        """The address of the request has bits that no memory needs."""
         self._shifter = Signal(8 * max(*self._word_bytes, packet.RUN.size), reset_less=True)
         """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
         self._load, self._shift, self._shift_out = Signal(), Signal(), Signal()
@@ -221,8 +229,10 @@ class CommandUnit(wiring.Component):
 
         # Where a WRITE has the upper part of its address, a READ has its bank.
         upper = Mux(self._is_read, 0, address[ADDRESS_BITS:WORD_ADDRESS_BITS])
+        word_address, heeded = Cat(address[:ADDRESS_BITS], upper), len(self._address) - 1
         m.d.sync += [
-            self._address.eq(Cat(address[:ADDRESS_BITS], upper) + self._offset),
+            self._address.eq(word_address[:heeded] + self._offset),
+            self._beyond.eq(word_address[heeded:].any()),
             self.activation_write_valid.eq(word_arrived & self._is_activation),
             self.activation_write_data.eq(self._receiver.read_data),
             self.word_write_space.eq(Cat(word_arrived & (self._space == space) for space in _WORD_SPACES)),
@@ -329,13 +339,7 @@ class CommandUnit(wiring.Component):
             m.next = "BOUND"
 
         with m.State("BOUND"):
-            depths = (
-                config.activation_depth,
-                config.weight_depth,
-                config.parameter_depth,
-                config.program_depth,
-            )
-            inside = Array([self._address < depth for depth in depths])[self._space]
+            inside = Array([self._address < depth for depth in self._depths])[self._space] & ~self._beyond
             # An offset of -1: no words at all.
             with m.If(offset[-1] | ~inside):
                 self._refuse(m)
@@ -392,17 +396,20 @@ class CommandUnit(wiring.Component):
                         m.next = "PREPARE"
 
     def _answer_word(self, m: Module) -> Signal:
-        """Word of STATUS or COUNTERS that starts when `position` bytes are left; `_WORD_CYCLES` later."""
+        """Word of STATUS or COUNTERS that starts when `position` bytes are left, in `_WORD_CYCLES`."""
         words_left = self._position[2:6]
         state = [0, self.cycles, self.pc, Cat(self.status, Const(0, 12), self.layer)]
         counters = [0, *(self.counters[number] for number in reversed(Counter))]
         counters[len(Counter) - Counter.LINK_ERRORS] = self._errors
+        is_status = registered(m, self._type == Type.STATUS, "is_status")
+        if not self._config.performance_counters:  # little to choose from
+            word = Mux(is_status, Array(state)[words_left[:2]], Array(counters)[words_left])
+            return registered(m, word, "answer_word")
         groups = []
         for first in range(0, len(counters), 4):
             group = Array(counters[first : first + 4])[words_left[:2]]
             groups.append(registered(m, group, f"counters_{first}"))
         states = registered(m, Array(state)[words_left[:2]], "state_word")
-        is_status = registered(m, self._type == Type.STATUS, "is_status")
         word = Mux(is_status, states, Array(groups)[words_left[2:]])
         return registered(m, word, "answer_word")
 

@@ -1,6 +1,6 @@
 """Accumulators: two halves per column, one filled by the mesh while the other is drained by the post unit."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +9,8 @@ from popshift.hw.memory.ram import Ram
 from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
+NEIGHBOUR_BITS = 2
+"""The first stage of the drain chooses among four columns."""
 READ_AHEAD = Ram.LATENCY + 2
 """Cycles from `valid` until the sum it belongs to must be there: address, memory, old value."""
 WRITE_BEHIND = READ_AHEAD + 1
@@ -112,15 +114,16 @@ class Accumulators(wiring.Component):
                 registered(m, half, f"half_{step}"),
             )
         half = registered(m, half, "half_select")
+        far = chunk[NEIGHBOUR_BITS:] if len(chunk) > NEIGHBOUR_BITS else Const(0, 1)
+        group = registered(m, far, "group_select")
         for lane in range(config.post_lanes):
-            columns = range(lane, config.cols, config.post_lanes)
-            chosen = []
-            for index in range(2):
-                value = Signal(
-                    signed(config.accumulator_width), name=f"lane_{lane}_half_{index}", reset_less=True
-                )
-                m.d.sync += value.eq(Array([stored[column][index] for column in columns])[chunk])
-                chosen.append(value)
-            value = Signal(signed(config.accumulator_width), name=f"lane_{lane}", reset_less=True)
-            m.d.sync += value.eq(Mux(half, chosen[1], chosen[0]))
-            m.d.comb += self.drained[lane].eq(value)
+            columns = list(range(lane, config.cols, config.post_lanes))
+            chosen: list[list[Signal]] = [[], []]
+            for index in range(2):  # columns lie far apart: a few neighbours first
+                for first in range(0, len(columns), 1 << NEIGHBOUR_BITS):
+                    neighbours = columns[first : first + (1 << NEIGHBOUR_BITS)]
+                    value = Array([stored[column][index] for column in neighbours])[chunk[:NEIGHBOUR_BITS]]
+                    name = f"lane_{lane}_half_{index}_{first}"
+                    chosen[index].append(registered(m, value, name))
+            value = Mux(half, Array(chosen[1])[group], Array(chosen[0])[group])
+            m.d.comb += self.drained[lane].eq(registered(m, value, f"lane_{lane}"))

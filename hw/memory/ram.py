@@ -6,11 +6,14 @@ which takes longer than all the rest of a design and keeps synthesis from using 
 values, such as iCE40's SPRAM.)
 """
 
+from collections.abc import Sequence
 from importlib import resources
 
 from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+
+from popshift.hw.pipeline import delayed
 
 VERILOG_MODULE = "popshift_ram"
 
@@ -69,29 +72,54 @@ class Ram(wiring.Component):
 
 
 class VerilogRam(Ram):
-    """The same memory as an instance of `VERILOG_MODULE`.
+    """The same memory as instances of `VERILOG_MODULE`.
 
-    `early_register` has the second register before the memory, where it costs an address instead of a word:
-    for memories that are fast enough without a register behind them.
+    Parameters
+    ----------
+    early_register: the second register is before the memory, where it costs an address instead of a word: for
+        memories that are fast enough without a register behind them.
+    parts: depths of the parts, in the order of their addresses; by default one for the whole. Each begins at
+        a multiple of its depth, rounded up to a power of two. A part for every row of block RAM has the
+        choice between them behind the registers, which block RAM may have inside.
     """
 
-    def __init__(self, *, width: int, depth: int, early_register: bool = False) -> None:
+    def __init__(
+        self, *, width: int, depth: int, early_register: bool = False, parts: Sequence[int] = ()
+    ) -> None:
         super().__init__(width=width, depth=depth)
         self._early_register = early_register
+        self._parts = tuple(parts) or (depth,)
+        if sum(self._parts) != depth:
+            raise ValueError(f"the parts {self._parts} do not make {depth} words")
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.ram = Instance(
-            VERILOG_MODULE,
-            p_WIDTH=self.width,
-            p_DEPTH=self.depth,
-            p_ADDRESS_BITS=self.address_bits,
-            p_EARLY_REGISTER=int(self._early_register),
-            i_clk=ClockSignal(),
-            i_read_address=self.read_address,
-            o_read_data=self.read_data,
-            i_write_enable=self.write_enable,
-            i_write_address=self.write_address,
-            i_write_data=self.write_data,
-        )
+        start, words = 0, []
+        for index, depth in enumerate(self._parts):
+            bits = max(1, (depth - 1).bit_length())
+            above = start >> bits
+            assert start == above << bits or len(self._parts) == 1
+            written, word = Signal(name=f"written_{index}"), Signal(self.width, name=f"word_{index}")
+            m.d.comb += written.eq(self.write_enable & (self.write_address[bits:] == above))
+            m.submodules[f"part_{index}"] = Instance(
+                VERILOG_MODULE,
+                p_WIDTH=self.width,
+                p_DEPTH=depth,
+                p_ADDRESS_BITS=bits,
+                p_EARLY_REGISTER=int(self._early_register),
+                i_clk=ClockSignal(),
+                i_read_address=self.read_address[:bits],
+                o_read_data=word,
+                i_write_enable=written,
+                i_write_address=self.write_address[:bits],
+                i_write_data=self.write_data,
+            )
+            words.append((bits, above, word))
+            start += depth
+        m.d.comb += self.read_data.eq(words[-1][-1])
+        if len(words) > 1:
+            address = delayed(m, self.read_address, self.LATENCY, "address")
+            for bits, above, word in reversed(words[:-1]):
+                with m.If(address[bits:] == above):
+                    m.d.comb += self.read_data.eq(word)
         return m

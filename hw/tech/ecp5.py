@@ -1,12 +1,17 @@
 """Lattice ECP5: registered MULT18X18D blocks (Lattice FPGA-TN-02205, sysDSP usage guide)."""
 
+import functools
+
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
+from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.pipeline import delayed
 from popshift.hw.tech.pieces import wide_from_pieces
 from popshift.hw.tech.portable import Portable
 
 MULTIPLIER_BITS = 18
+BLOCK_RAM_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""Depth and width of a DP16KD, the shapes it can have."""
 DSP_STAGES = 3  # input, pipeline and output register
 
 
@@ -25,11 +30,31 @@ class Ecp5(Portable):
                 results.append(self.lut_product(m, a, b, stages=stages))
         return results
 
+    def ram(self, *, width: int, depth: int) -> Ram:
+        return VerilogRam(width=width, depth=depth, parts=block_ram_rows(width, depth))
+
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         return _row_product(m, a, b, stages=stages)
 
     def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         return wide_from_pieces(m, a, b, stages=stages, piece_bits=MULTIPLIER_BITS - 1, block=_block)
+
+
+def block_ram_rows(width: int, depth: int) -> tuple[int, ...]:
+    """Depths of the rows of block RAM, the deepest first, that hold a memory with the fewest blocks."""
+
+    @functools.cache
+    def fewest(left: int, deepest: int) -> tuple[int, tuple[int, ...]]:
+        if left <= 0:
+            return 0, ()
+        found = []
+        for rows, columns in BLOCK_RAM_SHAPES:
+            if rows <= deepest:
+                blocks, others = fewest(left - rows, rows)
+                found.append((blocks + -(-width // columns), (min(rows, left), *others)))
+        return min(found, key=lambda one: (one[0], len(one[1])))
+
+    return fewest(depth, BLOCK_RAM_SHAPES[-1][0])[1]
 
 
 def _row_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
