@@ -127,7 +127,7 @@ class Machine:
     def read_tensor(self, layout: TensorLayout) -> NDArray[np.int8]:
         """A placed tensor as (batch, channels, height, width)."""
         memory = self._units.activations
-        return np.ascontiguousarray(layout.read(memory).transpose(3, 0, 1, 2))  # type: ignore[arg-type]
+        return np.ascontiguousarray(layout.read(memory).transpose(3, 0, 1, 2))
 
     def scramble(self, seed: int) -> None:
         """Fill every memory with random bytes, as power-up may leave them."""

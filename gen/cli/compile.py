@@ -40,7 +40,7 @@ def compile_(
     from popshift.gen.compilation import compile_model, model_name
     from popshift.gen.compress.ranges import QuantisationOptions
 
-    options = QuantisationOptions(ranges=ranges, percentile=percentile)  # type: ignore[arg-type]
+    options = QuantisationOptions(ranges=ranges, percentile=percentile)
     compiled = compile_model(model, target, samples, options=options)
     path = output or Path(f"{model_name(model)}.pop")
     compiled.program.save(path)

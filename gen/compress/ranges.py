@@ -35,12 +35,12 @@ class QuantisationOptions:
 
     Attributes
     ----------
-    ranges: a `RangeMethod`.
+    ranges: a `RangeMethod`, or its name.
     percentile: share of the values, in percent, that PERCENTILE keeps; above 50, at most 100.
     batch: calibration images evaluated at once, 1 .. 256.
     """
 
-    ranges: RangeMethod = RangeMethod.MINMAX
+    ranges: RangeMethod | str = RangeMethod.MINMAX
     percentile: float = 99.99
     batch: int = 256
 

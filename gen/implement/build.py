@@ -10,6 +10,14 @@ from popshift.gen.implement.synthesis import Resources, synthesise
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError, ToolError
 
+# Flip-flops of an FPGA start as the configuration says, and the host can reset the machine: no reset pin, and
+# no net to every corner of the device.
+_WITHOUT_RESET = """
+module board(input clk, input rx, output tx);
+    popshift accelerator(.clk(clk), .rst(1'b0), .rx(rx), .tx(tx));
+endmodule
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
@@ -48,7 +56,7 @@ class Build:
 def build(
     config: AcceleratorConfig, device: Device, *, seeds: int = 3, clock_mhz: float | None = None
 ) -> Build:
-    """Generate, synthesise, place and route the accelerator, its UART the only pins besides clock and reset.
+    """Generate, synthesise, place and route the accelerator, its UART the only pins besides the clock.
 
     Parameters
     ----------
@@ -68,8 +76,8 @@ def build(
     from popshift.hw.emit import emit_verilog  # amaranth: only once the options are known to be right
 
     with_uart = config if config.link == "uart" else config.replace(link="uart")
-    source = emit_verilog(with_uart, technology=device.family)
-    netlist = synthesise(source, family=device.family, options=device.synthesis)
+    source = emit_verilog(with_uart, technology=device.family) + _WITHOUT_RESET
+    netlist = synthesise(source, family=device.family, top="board", options=device.synthesis)
     runs: list[Report] = []
     failures: dict[int, ToolError] = {}
     for seed in range(1, seeds + 1):

@@ -1,7 +1,9 @@
 """The mapper's entry: one `Graph` in, one `Program` out."""
 
+from collections.abc import Callable
+
 from popshift.firmware_py.program import Program
-from popshift.gen.graph import Convolution, Graph
+from popshift.gen.graph import Convolution, Graph, Pool
 from popshift.gen.mapping.assemble import assemble
 from popshift.gen.mapping.convolution import convolution_sections
 from popshift.gen.mapping.padding import separate_padding
@@ -10,6 +12,12 @@ from popshift.gen.mapping.pool import padding_section, pool_sections
 from popshift.gen.mapping.sections import Section
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
+
+SECTIONS: dict[type, Callable[..., list[Section]]] = {
+    Convolution: convolution_sections,
+    Pool: pool_sections,
+}
+"""What makes the sections of an operator: called with operator, source, target and configuration."""
 
 
 def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network") -> Program:
@@ -41,8 +49,7 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
     ]
     for operator in graph.operators:
         source, target = placed[operator.input], placed[operator.output]
-        build = convolution_sections if isinstance(operator, Convolution) else pool_sections
-        sections += build(operator, source, target, config)  # type: ignore[arg-type]
+        sections += SECTIONS[type(operator)](operator, source, target, config)
     return assemble(
         name,
         config,
