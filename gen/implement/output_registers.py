@@ -15,7 +15,7 @@ def absorb(module: dict[str, Any]) -> int:
     """Absorb what can be absorbed; returns how many flip-flops have gone.
 
     A block RAM takes part if each of its data outputs that is used at all drives nothing but one flip-flop on
-    the block's clock, without enable, set or reset.
+    the block's clock, and neither the flip-flop nor the block's register has an enable, set or reset.
 
     Parameters
     ----------
@@ -31,13 +31,19 @@ def absorb(module: dict[str, Any]) -> int:
         if not all(
             len(found) == 1 and _plain(cells, found[0], cell["connections"][_CLOCKS[port[:3]]])
             for port, found in registers.items()
-        ):
+        ) or not all(_free_running(cell, side[-1]) for side in sides):
             continue
         for port, ((name, _),) in registers.items():
             cell["connections"][port] = cells.pop(name)["connections"]["Q"]
             gone += 1
         cell["parameters"] |= {_REGISTER_MODES[side]: "OUTREG" for side in sides}
     return gone
+
+
+def _free_running(cell: dict[str, Any], side: str) -> bool:
+    """Whether the output register of this side would be always enabled and never reset."""
+    connections = cell["connections"]
+    return connections[f"OCE{side}"] == ["1"] and connections[f"RST{side}"] == ["0"]
 
 
 def _outputs(cell: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:

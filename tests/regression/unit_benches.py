@@ -11,10 +11,13 @@ from popshift.hw.matrix.unit import MatrixUnit
 from popshift.hw.memory.activations import ActivationMemory
 from popshift.hw.memory.ram import VerilogRam
 from popshift.hw.post.unit import PostUnit, parameter_word
+from popshift.hw.tech.ecp5 import block_ram_rows
 from popshift.hw.tech.portable import Portable
 
-RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130), (5, 1300))
-"""Width and depth of memories tested on their own."""
+_RAM_PARTS = {(5, 1300): (512, 512, 276), (88, 1324): block_ram_rows(88, 1324), (3, 20): (16, 4)}
+RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130), *_RAM_PARTS)
+"""Width and depth of memories tested on their own; some in parts, as ECP5's are."""
+assert len(_RAM_PARTS[88, 1324]) == 2
 
 
 def _pass_through(m: Module, outer: wiring.Component, inner: wiring.Component, names) -> None:
@@ -133,7 +136,10 @@ class PostBench(wiring.Component):
 
 def bench_units(config: AcceleratorConfig) -> dict[str, wiring.Component]:
     """Everything but the whole accelerator that the regression drives, by the prefix of its ports."""
-    rams = {f"ram_{width}_{depth}": VerilogRam(width=width, depth=depth) for width, depth in RAM_SHAPES}
+    rams = {
+        f"ram_{width}_{depth}": VerilogRam(width=width, depth=depth, parts=_RAM_PARTS.get((width, depth), ()))
+        for width, depth in RAM_SHAPES
+    }
     return {
         "matrix": MatrixBench(config=config),
         "post": PostBench(config=config),
