@@ -67,7 +67,7 @@ class Convolution:
     one whose kernel covers its input.
 
     ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out
-        channels,), without the zero-point term, which the mapper folds in. Padding stands for the real value
+    channels,), without the zero-point term, which the mapper folds in. Padding stands for the real value
     0 (the zero point).
     """
 

@@ -31,8 +31,7 @@ POOL_WINDOW_MAX = 4096
 """Most taps that `pool_window` can allow: a 64 x 64 window."""
 
 # Fields that change what a program means or how long it takes; the others (name, clock, link, which
-# multipliers) may differ between
-# the configuration a program was compiled for and the one that runs it.
+# multipliers) may differ between the configuration a program was compiled for and the one that runs it.
 _NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")
 
 
@@ -92,8 +91,7 @@ class AcceleratorConfig:
     link_fifo_depth: int = 512
     clock_hz: int = 100_000_000
 
-    # ---- validation
-    # ------------------------------------------------------------------------------------------
+    # ---- validation ---------------------------------------------------------------------------------------
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -165,8 +163,7 @@ class AcceleratorConfig:
             f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy
         )
 
-    # ---- derived
-    # ---------------------------------------------------------------------------------------------
+    # ---- derived ------------------------------------------------------------------------------------------
 
     @property
     def mesh_rows(self) -> int:
@@ -230,8 +227,7 @@ class AcceleratorConfig:
         )
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
-    # ---- conversion
-    # ------------------------------------------------------------------------------------------
+    # ---- conversion ---------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""

@@ -32,7 +32,7 @@ side by side:
 
 Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop
 inside it has finished (so an outer step also undoes what the inner loops moved). Addresses and steps are
-modulo ``2**address_bits``. Counts are stored minus one. Within a section (between two barriers) the compiler
+modulo ``2**heeded_bits``. Counts are stored minus one. Within a section (between two barriers) the compiler
 guarantees that no unit reads what another one writes.
 """
 
@@ -121,10 +121,8 @@ class Counter(IntEnum):
 
     Every cycle of a run counts in CYCLES and in exactly one of the causes MATRIX .. CONTROL. MATRIX: a row of
     activations enters the array. When none does, the first that holds: CHANNEL: the channel unit reads a
-    word;
-    WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free a
-        half;
-    DRAIN: only the post unit works; CONTROL: the rest (fetch, pipeline filling, barriers).
+    word; WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free
+    a half; DRAIN: only the post unit works; CONTROL: the rest (fetch, pipeline filling, barriers).
     """
 
     CYCLES = 0
@@ -181,8 +179,7 @@ def _address(name: str) -> Field:
 
 
 # The one place where fields have a width and a position: a list of words, each a list of fields from bit 0
-# upwards.
-# The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
+# upwards. The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.END: [[]],
     Opcode.MARK: [[Field("layer", 16)]],
@@ -248,7 +245,7 @@ def is_address(field: str) -> bool:
     return field.endswith(("base", "step"))
 
 
-def address_bits(field: str, config: AcceleratorConfig) -> int:
+def heeded_bits(field: str, config: AcceleratorConfig) -> int:
     """How many of an address field's bits are heeded: enough for every word of its memory and as many beyond.
 
     What lies beyond the memory is told as an error; higher bits are ignored, which saves registers.
@@ -337,7 +334,7 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
     (`Status.ILLEGAL_INSTRUCTION`).
 
     Only what no address check would catch: reserved codes, and a period beyond the bank groups. The hardware
-        evaluates the same rules.
+    evaluates the same rules.
     """
     match item.opcode:
         case Opcode.MATRIX:

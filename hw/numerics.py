@@ -73,7 +73,7 @@ def scale(acc: Any, multiplier: Any, shift: Any, mode: Requantise) -> Any:
     """Multiply by the real factor that (multiplier, shift) stand for, and round to an integer.
 
     ``exact``: factor = multiplier * 2**-(31 + shift), two roundings; ``compact``: multiplier * 2**-shift, one
-        rounding.
+    rounding.
     """
     product = acc * multiplier
     if mode is Requantise.EXACT:

@@ -72,8 +72,8 @@ RESEND = 0x7F
 """Type of the answer to an unexpected sequence number (plus ANSWER); its address is the expected one."""
 REFUSED = 0x7E
 """Type of the answer to a request that makes no sense (unknown type, length or space; a WRITE, READ or RUN
-while running), plus ANSWER. It
-counts as executed: the sequence goes on."""
+while running), plus ANSWER. It counts as executed: the sequence goes on.
+"""
 
 
 class Space(IntEnum):

@@ -140,7 +140,7 @@ class Units:
     # ---- matrix unit ---------------------------------------------------------------------------------------
 
     def _mask(self, field: str) -> int:
-        return (1 << isa.address_bits(field, self.config)) - 1
+        return (1 << isa.heeded_bits(field, self.config)) - 1
 
     def matrix(self, item: Instruction) -> Job:
         """MATRIX: fill one accumulator half for each column tile."""

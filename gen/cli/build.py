@@ -24,7 +24,7 @@ def build(
 ) -> None:
     """Place and route the accelerator: LUT, FF, block RAM, DSP, Fmax and the critical path.
 
-    Out of context: clock, reset and UART go to any pins of the device. Results are cached by content.
+    Out of context: clock and UART go to any pins of the device. Results are cached by content.
     """
     from popshift.gen.implement.build import build as place_and_route
     from popshift.gen.implement.devices import device as device_named

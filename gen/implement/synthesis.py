@@ -160,6 +160,7 @@ def synthesise(
         raise ToolError("pyosys (Yosys) is not installed", remedy=f"run: {pip_install('pyosys')}")
     chosen = FAMILIES[family].options if options is None else options
     script = _script(FAMILIES[family], top, chosen, language)
+    # The netlist depends on the script, the tool, and what is done to it afterwards.
     key = digest(text, script, version, inspect.getsource(output_registers))
 
     def produce(folder: Path) -> None:

@@ -12,6 +12,7 @@ from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.pipeline import registered
 
 ACTIVE_LATENCY = 1
+"""Cycles from `active` until the unit heeds it."""
 READ_LATENCY = 3 + ActivationMemory.LATENCY
 """Cycles from the unit's decision to the bytes of all banks: the choice of the step, its own register, the
 gather's, and the memory.
@@ -24,7 +25,7 @@ class ChannelUnit(wiring.Component):
     """Pooling: folds windows to their maximum or sum, one word (a byte of every bank) a cycle.
 
     A finished window is held for the post unit, which takes it group by group: windows end at least
-        ``period`` cycles apart.
+    ``period`` cycles apart.
 
     Members
     -------

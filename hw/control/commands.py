@@ -16,6 +16,7 @@ from popshift.hw.tech.portable import Portable
 ERROR_BITS = 8
 """Width of the count of damaged frames; at its largest value it stays."""
 _WORD_CYCLES = 2
+"""Cycles from a position to the word of an answer that begins there."""
 _WORD_SPACES = (Space.WEIGHT, Space.PARAMETER, Space.PROGRAM)
 _ANSWER_BYTES = {
     Type.OPEN: packet.IDENTITY.size,

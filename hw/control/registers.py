@@ -54,7 +54,7 @@ class CommandRegisters(wiring.Component):
     def field(self, name: str):
         """The raw bits of a field; of an address those that are heeded."""
         place = isa.PLACEMENTS[self._opcode][name]
-        bits = isa.address_bits(name, self._config) if isa.is_address(name) else place.field.bits
+        bits = isa.heeded_bits(name, self._config) if isa.is_address(name) else place.field.bits
         return self._words[place.word][place.shift : place.shift + bits]
 
     def elaborate(self, platform):

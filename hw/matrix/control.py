@@ -36,11 +36,11 @@ class MatrixControl(wiring.Component):
             {
                 **command_members(),
                 "weight_start": Out(1),
-                "weight_base": Out(isa.address_bits("weight_base", config)),
+                "weight_base": Out(isa.heeded_bits("weight_base", config)),
                 "weight_more": Out(1),
                 "weight_ready": In(1),
                 "half_busy": In(2),
-                "pixel": Out(isa.address_bits("base", config)),
+                "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
                 "clear": Out(1),

@@ -45,7 +45,7 @@ class WeightFeeder(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "base": In(isa.address_bits("weight_base", config)),
+                "base": In(isa.heeded_bits("weight_base", config)),
                 "more": In(1),
                 "switched": In(1),
                 "ready": Out(1),

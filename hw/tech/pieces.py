@@ -20,7 +20,7 @@ def wide_from_pieces(m: Module, a: Signal, b: Signal, *, stages: int, piece_bits
     block.
 
     Takes 4 stages when `b` fits one block, 5 when both operands are split: blocks 3, one or two levels of
-        addition.
+    addition.
     """
     width = len(a) + len(b)
 

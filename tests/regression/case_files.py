@@ -36,7 +36,7 @@ def draw(strategy: SearchStrategy[Drawn], count: int, seed: int) -> list[Drawn]:
 def save_cases(path: Path, cases: Sequence[Mapping[str, Any]]) -> str:
     """Write cases: numbers, texts and arrays by name. Returns the path, to be passed on as a parameter."""
     entries = {f"{index}/{name}": value for index, case in enumerate(cases) for name, value in case.items()}
-    np.savez(path, **{"count": len(cases), **entries})  # type: ignore[arg-type]
+    np.savez(path, count=np.array(len(cases)), **{name: np.asarray(value) for name, value in entries.items()})
     return str(path)
 
 
