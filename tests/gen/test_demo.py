@@ -180,18 +180,20 @@ def test_report_has_every_section(found: demo.Demo, tmp_path: Path):
 @pytest.fixture
 def command(found: demo.Demo, monkeypatch: pytest.MonkeyPatch):
     """Runs ``popshift demo`` with the job already done; ``calls`` keeps what the job was asked."""
-    calls = []
 
-    def invoke(*arguments: str, result: demo.Demo = found):
-        def run(config, **options):
-            calls.append({"config": config.name, **options})
-            return result
+    class Command:
+        def __init__(self) -> None:
+            self.calls: list[dict] = []
 
-        monkeypatch.setattr(demo, "run", run)
-        return CliRunner().invoke(app, ["demo", *arguments])
+        def __call__(self, *arguments: str, result: demo.Demo = found):
+            def run(config, **options):
+                self.calls.append({"config": config.name, **options})
+                return result
 
-    invoke.calls = calls  # type: ignore[attr-defined]
-    return invoke
+            monkeypatch.setattr(demo, "run", run)
+            return CliRunner().invoke(app, ["demo", *arguments])
+
+    return Command()
 
 
 def test_command_writes_report_program_and_json(command, found: demo.Demo, tmp_path: Path):

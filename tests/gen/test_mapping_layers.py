@@ -7,7 +7,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from popshift.gen import golden
-from popshift.gen.graph import Graph, Pooling, Window
+from popshift.gen.graph import Convolution, Graph, Pooling, Window
 from popshift.gen.mapping import map_graph
 from popshift.hw.config import AcceleratorConfig, named_configs
 from popshift.sim.run import run_program
@@ -109,7 +109,9 @@ def test_corners(zero_point, weight, activation):
     rng = np.random.default_rng(1)
     graph = ref.network(config, (9, 4, 4), zero_point)
     ref.convolution(rng, graph, "x", "y", 5, Window((3, 3), padding=(1, 1, 1, 1)), zero_point)
-    graph.operators[0].weight[:] = weight  # type: ignore[union-attr]
+    (layer,) = graph.operators
+    assert isinstance(layer, Convolution)
+    layer.weight[:] = weight
     graph.outputs.append("y")
     program = map_graph(graph, config)
     x = np.full((1, 9, 4, 4), activation, np.int8)

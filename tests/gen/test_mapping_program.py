@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_mapping_layers import check
 
-from popshift.gen.graph import Graph, Pooling, Window
+from popshift.gen.graph import Convolution, Graph, Pooling, Window
 from popshift.gen.mapping import map_graph, tiling
 from popshift.gen.mapping.cost import ConvolutionCost
 from popshift.gen.mapping.padding import separate_padding
@@ -317,11 +317,18 @@ def test_refuses_padding_beyond_the_program_memory():
     )
 
 
+def first_convolution(graph: Graph) -> Convolution:
+    layer = graph.operators[0]
+    assert isinstance(layer, Convolution)
+    return layer
+
+
 def test_refuses_accumulators_beyond_32_bits():
     config = ref.configuration("bias", 4, 4, 2)
     graph = chain(config, 1)
-    graph.operators[0].weight[2] = 1  # type: ignore[union-attr]
-    bias = graph.operators[0].bias  # type: ignore[union-attr]
+    layer = first_convolution(graph)
+    layer.weight[2] = 1
+    bias = layer.bias
     # 72 weights of 1 and zero point 3: accumulators span -128 * 72 .. 127 * 72, the bias is moved by -216.
     bias[2] = (1 << 31) - 1 - 127 * 72 + 216
     map_graph(graph, config)
@@ -335,8 +342,9 @@ def test_refuses_accumulators_beyond_32_bits():
 def test_refuses_products_beyond_62_bits():
     config = ref.configuration("product", 4, 4, 2)
     graph = chain(config, 1)
-    graph.operators[0].bias[:] = 1 << 29  # type: ignore[union-attr]
-    graph.operators[0].requantisation.multiplier[1] = 7 << 31
+    layer = first_convolution(graph)
+    layer.bias[:] = 1 << 29
+    layer.requantisation.multiplier[1] = 7 << 31
     assert "layer layer t0: channel 1: an accumulator of " in refusal(graph, config)
     assert refusal(graph, config).endswith("exceeds 62 bits; use a larger scale for the output tensor")
 
