@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popshift.gen import interface
-from popshift.hw import numerics, packet
+from popshift.hw import packet
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.emit import emit_verilog
 from popshift.hw.errors import InputError
@@ -153,7 +153,7 @@ def resources(config: AcceleratorConfig) -> Resources:
         multipliers=config.rows * config.cols,
         dsp_multipliers=config.dsp_multipliers,
         wide_multipliers=config.post_lanes,
-        wide_multiplier_bits=(numerics.BIAS_BITS, config.requantise.multiplier_bits),
+        wide_multiplier_bits=(config.accumulator_width, config.requantise.multiplier_bits),
         memories=tuple(memories),
     )
 

@@ -56,7 +56,7 @@ class AcceleratorConfig:
         channels.
     program_depth: 32-bit words of the program memory.
     accumulator_depth: output pixels in each of the two accumulator halves.
-    accumulator_width: bits, 32.
+    accumulator_width: bits of a sum, 24 .. 32; the compiler refuses a layer that could exceed them.
     post_lanes: output channels requantised per cycle; divides rows and cols.
     pool_window: most taps of a pooling window, a power of two.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
@@ -110,7 +110,7 @@ class AcceleratorConfig:
         self._range("parameter_depth", 4, 1 << ADDRESS_BITS)
         self._range("program_depth", 64, 1 << ADDRESS_BITS)
         self._range("accumulator_depth", 16, 4096)
-        self._one_of("accumulator_width", (32,))
+        self._range("accumulator_width", 24, 32)
         self._one_of("pool_window", tuple(POOL_WINDOW_MAX >> power for power in range(9)))
         if not self.pe_kinds:
             self._refuse("pe_kinds", "must name at least one kind", f"choose from {', '.join(PE_KINDS)}")

@@ -12,12 +12,13 @@ from popshift.hw.isa import COUNTER_BITS, WORD_BITS, Counter, Status
 from popshift.hw.matrix.feeder import weight_word
 from popshift.hw.matrix.unit import MatrixUnit
 from popshift.hw.memory.activations import ActivationMemory
+from popshift.hw.pipeline import choose_near, registered
 from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
 
 IDLE_LATENCY = 1
-"""Cycles from a unit's `idle` until barriers heed it."""
-HOST_READ_LATENCY = 5
+"""Cycles from a unit's `idle` until the sequencer heeds it."""
+HOST_READ_LATENCY = 6
 """Cycles from the command unit's read address to the byte: address and gather registers, memory, bank
 selection.
 """
@@ -95,8 +96,9 @@ class Core(wiring.Component):
                 unit.command_index.eq(sequencer.command_index),
                 unit.command_word.eq(sequencer.command_word),
                 unit.go.eq(sequencer.go[index]),
-                sequencer.unit_idle[index].eq(unit.idle),
             ]
+            # A unit that is just told to go looks idle for another cycle.
+            m.d.sync += sequencer.unit_idle[index].eq(unit.idle & ~sequencer.go[index])
         errors = Cat(
             matrix.illegal | post.illegal | channel.illegal,
             matrix.outside_activations | post.outside_activations | channel.outside,
@@ -140,9 +142,9 @@ class Core(wiring.Component):
             matrix.common.eq(~own | channel.addressing),
             matrix.common_address.eq(Mux(own, channel.address, host_address)),
         ]
-        byte = Signal(8, reset_less=True)
-        m.d.sync += byte.eq(Array([memory.read_data[bank] for bank in range(config.rows)])[self.read_bank])
-        m.d.comb += self.read_data.eq(byte)
+        bytes_read = [memory.read_data[bank] for bank in range(config.rows)]
+        chosen, far = choose_near(m, bytes_read, self.read_bank, "read_near")
+        m.d.comb += self.read_data.eq(registered(m, Array(chosen)[far], "read_byte"))
 
         group = Signal(config.rows)
         m.d.comb += group.eq(

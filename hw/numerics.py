@@ -4,8 +4,9 @@ Each function serves Python ints, NumPy int64 arrays and torch int64 tensors ali
 but ``+ - * & >> <<`` and comparison-free tricks. The hardware's pipeline is tested against these functions,
 the golden model and the instruction executor call them.
 
-Ranges (proved by the compiler before a program is written): accumulators fit 32 bit two's complement, and the
-product of an accumulator and its multiplier stays below 2**62 in magnitude.
+Ranges (proved by the compiler before a program is written): accumulators fit the configuration's
+`accumulator_width` in two's complement, and the product of an accumulator and its multiplier stays below
+2**62 in magnitude.
 """
 
 import math
@@ -79,6 +80,12 @@ def scale(acc: Any, multiplier: Any, shift: Any, mode: Requantise) -> Any:
     if mode is Requantise.EXACT:
         return rounding_shift(rounding_shift(product, EXACT_FRACTION_BITS, Rounding.UP), shift, Rounding.AWAY)
     return rounding_shift(product, shift, Rounding.AWAY)
+
+
+def wrap(x: Any, bits: int) -> Any:
+    """What `bits` bits of two's complement keep of an integer."""
+    half = 1 << (bits - 1)
+    return ((x + half) & (2 * half - 1)) - half
 
 
 def clamp(x: Any, low: int, high: int) -> Any:

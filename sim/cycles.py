@@ -72,7 +72,7 @@ class _Model:
                 yield last + 1 - start
                 start = now = last + 1
                 continue
-            idle = self._idle(item.opcode)
+            idle = self._idle(item.opcode) + core.IDLE_LATENCY
             if idle > decoded:  # fetched again
                 decoded = max(idle, decoded + 1) + 1 + sequencer.FETCH_CYCLES
             now = decoded + LENGTHS[item.opcode]

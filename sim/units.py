@@ -255,7 +255,7 @@ class Units:
         parameters = self._lane_parameters(item, numbers)
         shape = (*parameters.shape[1:], *(1,) * (values.ndim - 2))
         bias, multiplier, shift = (part.reshape(shape) for part in parameters)
-        biased = (values + bias).astype(np.int32).astype(np.int64)
+        biased = numerics.wrap(values + bias, self.config.accumulator_width)
         limits = {name: item[name] for name in ("zero_point", "low", "high")}
         return numerics.requantise(biased, multiplier, shift, mode=self.config.requantise, **limits).astype(
             np.int8

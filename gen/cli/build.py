@@ -20,6 +20,7 @@ def build(
     clock: Annotated[
         float | None, typer.Option(help="Clock to aim for, in MHz; by default the configuration's.")
     ] = None,
+    minutes: Annotated[float, typer.Option(help="Give a seed up after this time.")] = 120,
     as_json: Json = False,
 ) -> None:
     """Place and route the accelerator: LUT, FF, block RAM, DSP, Fmax and the critical path.
@@ -30,7 +31,9 @@ def build(
     from popshift.gen.implement.devices import device as device_named
     from popshift.hw.config import load_config
 
-    done = place_and_route(load_config(config), device_named(device), seeds=seeds, clock_mhz=clock)
+    done = place_and_route(
+        load_config(config), device_named(device), seeds=seeds, clock_mhz=clock, minutes=minutes
+    )
     if as_json:
         print_json(done)
         return

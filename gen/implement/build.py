@@ -1,6 +1,7 @@
 """A configuration placed and routed on a device, over several seeds."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,12 @@ class Build:
 
 
 def build(
-    config: AcceleratorConfig, device: Device, *, seeds: int = 3, clock_mhz: float | None = None
+    config: AcceleratorConfig,
+    device: Device,
+    *,
+    seeds: int = 3,
+    clock_mhz: float | None = None,
+    minutes: float | None = None,
 ) -> Build:
     """Generate, synthesise, place and route the accelerator, its UART the only pins besides the clock.
 
@@ -62,17 +68,20 @@ def build(
     ----------
     seeds: nextpnr runs with seeds 1 .. seeds; their median is what one can expect.
     clock_mhz: the clock that is wanted, by default the configuration's.
+    minutes: when to give up a seed.
 
     Raises
     ------
-    InputError: no seed, or a clock that is not positive.
+    InputError: no seed, or a clock or a time that is not positive.
     ToolError: a tool is missing, synthesis failed, or no seed could be routed.
     """
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, not {seeds}")
     wanted = config.clock_hz / 1e6 if clock_mhz is None else clock_mhz
-    if wanted <= 0:
+    if not 0 < wanted < math.inf:
         raise InputError(f"the clock must be a positive number of MHz, not {wanted:g}")
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"the minutes for a seed must be a positive number, not {minutes:g}")
     from popshift.hw.emit import emit_verilog  # amaranth: only once the options are known to be right
 
     with_uart = config if config.link == "uart" else config.replace(link="uart")
@@ -82,7 +91,7 @@ def build(
     failures: dict[int, ToolError] = {}
     for seed in range(1, seeds + 1):
         try:
-            runs.append(place_and_route(netlist, device, seed=seed, clock_mhz=wanted))
+            runs.append(place_and_route(netlist, device, seed=seed, clock_mhz=wanted, minutes=minutes))
         except ToolError as error:
             failures[seed] = error
     if not runs:

@@ -76,7 +76,9 @@ def _use(table: dict[str, Any], kinds: tuple[str, ...]) -> timing.Use | None:
     return timing.Use(sum(entry["used"] for entry in found), found[0]["available"]) if found else None
 
 
-def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mhz: float) -> Report:
+def place_and_route(
+    netlist: Netlist, device: Device, *, seed: int = 1, clock_mhz: float, minutes: float | None = None
+) -> Report:
     """Place and route a netlist; a run done before comes from the cache.
 
     Parameters
@@ -84,12 +86,13 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
     netlist: synthesised for the device's family; its clock port is called ``clk``.
     clock_mhz: the clock that is wanted; nextpnr is asked for a little more. Missing it is no error: read
         `Report.fmax_mhz`.
+    minutes: when to give up.
 
     Raises
     ------
     InputError: a netlist for another family, one that needs more than the device has, or with more ports than
         the device's table has pins.
-    ToolError: nextpnr is missing or gave up.
+    ToolError: nextpnr is missing, gave up or took too long.
     """
     if netlist.family != device.family:
         remedy = f"synthesise it for {device.family}"
@@ -116,6 +119,7 @@ def place_and_route(netlist: Netlist, device: Device, *, seed: int = 1, clock_mh
             task=f"place and route for {device.name}, seed {seed}",
             log=folder / "nextpnr.log",
             cwd=folder,
+            minutes=minutes,
         )
         copy.unlink()
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")

@@ -101,21 +101,40 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-def run(command: Sequence[str | Path], *, task: str, log: Path, cwd: Path, text: str = "") -> None:
+def run(
+    command: Sequence[str | Path],
+    *,
+    task: str,
+    log: Path,
+    cwd: Path,
+    text: str = "",
+    minutes: float | None = None,
+) -> None:
     """Run a tool with all it prints in `log`; `text` goes to its standard input.
 
     Raises
     ------
-    ToolError: it did not start or it failed; the message carries the last error line of the log.
+    ToolError: it did not start, it failed (the message carries the last error line of the log), or it took
+        more than `minutes`.
     """
     with log.open("w", encoding="utf-8") as output:
         try:
             done = subprocess.run(
-                command, input=text, text=True, stdout=output, stderr=subprocess.STDOUT, cwd=cwd
+                command,
+                input=text,
+                text=True,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                timeout=None if minutes is None else 60 * minutes,
             )
         except OSError as error:
             raise ToolError(
                 f"{task}: cannot start {command[0]} ({error})", remedy="run: popshift doctor"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(
+                f"{task}: given up after {minutes:g} minutes", where=_keep(log), remedy="allow more minutes"
             ) from error
     if done.returncode != 0:
         raise ToolError(

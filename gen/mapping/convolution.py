@@ -51,7 +51,7 @@ def convolution_sections(
             where=f"layer {layer.name}",
             remedy=f"raise weight_depth to at least {tile_words}, or make the kernel or the input smaller",
         )
-    parameters = convolution_parameters(layer, layout.zero_point)
+    parameters = convolution_parameters(layer, layout.zero_point, config)
     tiles, _ = tiling.pixel_tiles(*target.layout.shape[1:], len(taps), channels, config)
     fills = fill_padding(target, config)
     most = min(

@@ -10,19 +10,17 @@ from popshift.hw import isa, numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 
-ACCUMULATOR_LIMIT = (1 << 31) - 1
-
 Lanes = tuple[int, int, int]
 
 
-def convolution_parameters(layer: Convolution, zero_point: int) -> list[Lanes]:
+def convolution_parameters(layer: Convolution, zero_point: int, config: AcceleratorConfig) -> list[Lanes]:
     """(bias, multiplier, shift) of each output channel, the input's zero point folded into the bias.
 
     Padding holds the zero point, so ``sum (x - z) * w = sum x * w - z * sum w`` holds for every pixel.
 
     Raises
     ------
-    ModelError: an accumulator could leave 32 bits, or its product with the multiplier the post unit's range.
+    ModelError: an accumulator could leave its bits, or its product with the multiplier the post unit's range.
     """
     weight = layer.weight.reshape(layer.weight.shape[0], -1).astype(np.int64)
     positive, negative = np.maximum(weight, 0).sum(axis=1), np.minimum(weight, 0).sum(axis=1)
@@ -31,10 +29,10 @@ def convolution_parameters(layer: Convolution, zero_point: int) -> list[Lanes]:
     smallest = low * positive + high * negative
     bias = layer.bias.astype(np.int64) - zero_point * weight.sum(axis=1)
     reached = np.stack([largest, -smallest, abs(bias), largest + bias, -(smallest + bias)])
-    return _checked(layer, bias, reached.max(axis=0))
+    return _checked(layer, bias, reached.max(axis=0), config)
 
 
-def pool_parameters(layer: Pool, zero_point: int) -> list[Lanes]:
+def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> list[Lanes]:
     """(bias, multiplier, shift) of each channel: MAX ``max(x) - z``, AVERAGE ``sum x - taps * z``.
 
     Raises
@@ -44,20 +42,26 @@ def pool_parameters(layer: Pool, zero_point: int) -> list[Lanes]:
     taps = layer.window.kernel[0] * layer.window.kernel[1] if layer.operation is Pooling.AVERAGE else 1
     channels = len(layer.requantisation.multiplier)
     bias = np.full(channels, -taps * zero_point, np.int64)
-    return _checked(layer, bias, np.full(channels, taps * 256, np.int64))
+    return _checked(layer, bias, np.full(channels, taps * 256, np.int64), config)
 
 
-def _checked(layer: Convolution | Pool, bias: NDArray[np.int64], reached: NDArray[np.int64]) -> list[Lanes]:
+def _checked(
+    layer: Convolution | Pool,
+    bias: NDArray[np.int64],
+    reached: NDArray[np.int64],
+    config: AcceleratorConfig,
+) -> list[Lanes]:
     """Lanes of all channels; `reached` bounds the magnitude of each channel's accumulator, bias included."""
     factors: Requantisation = layer.requantisation
+    width = config.accumulator_width
     lanes: list[Lanes] = []
     for channel, values in enumerate(zip(bias, factors.multiplier, factors.shift, reached, strict=True)):
         offset, multiplier, shift, bound = map(int, values)
-        if bound > ACCUMULATOR_LIMIT:
+        if bound >= 1 << (width - 1):
             raise ModelError(
-                f"the accumulator of output channel {channel} can reach {bound}, beyond 32 bits",
+                f"the accumulator of output channel {channel} can reach {bound}, beyond {width} bits",
                 where=f"layer {layer.name}",
-                remedy="use smaller weights or biases, or fewer input channels",
+                remedy=f"use smaller weights or biases, or fewer input channels{_wider(config)}",
             )
         if bound * multiplier > numerics.PRODUCT_MAX:
             raise ModelError(
@@ -67,6 +71,10 @@ def _checked(layer: Convolution | Pool, bias: NDArray[np.int64], reached: NDArra
             )
         lanes.append((offset, multiplier, shift))
     return lanes
+
+
+def _wider(config: AcceleratorConfig) -> str:
+    return "" if config.accumulator_width == 32 else ", or a configuration with accumulator_width = 32"
 
 
 def pack_parameters(config: AcceleratorConfig, lanes: Sequence[Lanes]) -> NDArray[np.uint8]:

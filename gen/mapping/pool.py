@@ -53,7 +53,7 @@ def pool_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
         )
     assert source.layout.period == target.layout.period, "a pool keeps every channel in its banks"
     groups, planes = bank_groups(source, config), source.layout.planes
-    lanes = pool_parameters(layer, source.layout.zero_point)
+    lanes = pool_parameters(layer, source.layout.zero_point, config)
     uniform = len(set(lanes)) == 1
     if not uniform and groups > config.parameter_depth:
         raise ModelError(

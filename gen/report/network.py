@@ -33,8 +33,8 @@ def network_section(graph: Graph) -> Section:
     ]
     text = (
         "Batch norm and ReLU are folded into the convolutions. A real number is scale × (integer − zero "
-        "point); weights have one scale per output channel. Accumulators have 32 bits, and the compiler has "
-        f"proved from the weights that none can overflow. Requantisation is {graph.mode}."
+        "point); weights have one scale per output channel. The compiler has proved from the weights that no "
+        f"accumulator can overflow. Requantisation is {graph.mode}."
     )
     columns = ["layer", "operation", "window", "output", "weights", "MACs", "scale", "zero point", "code"]
     weights = sum(operator.weight.size for operator in graph.operators if isinstance(operator, Convolution))

@@ -9,7 +9,7 @@ from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import ChannelOperation, Opcode
 from popshift.hw.memory.activations import ActivationMemory, address_bits
-from popshift.hw.pipeline import registered
+from popshift.hw.pipeline import choose_near, registered
 
 ACTIVE_LATENCY = 1
 """Cycles from `active` until the unit heeds it."""
@@ -19,6 +19,8 @@ gather's, and the memory.
 """
 FOLD_LATENCY = 2
 """Cycles from the bytes to the window that has taken them in."""
+VALUES_LATENCY = 2
+"""Cycles from a group to its values: as long as the post unit waits for its parameters."""
 
 
 class ChannelUnit(wiring.Component):
@@ -35,7 +37,7 @@ class ChannelUnit(wiring.Component):
     activations: the bytes, `READ_LATENCY` cycles after `reading`.
     active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is
         finished.
-    group: the group of channels wanted. values: theirs, a cycle later.
+    group: the group of channels wanted. values: theirs, `VALUES_LATENCY` cycles later.
     outside: the address lies beyond the memory.
     """
 
@@ -143,7 +145,5 @@ class ChannelUnit(wiring.Component):
             held.append(result)
         m.d.comb += self.window.eq(finished)
         for lane in range(config.post_lanes):
-            chosen = Array([held[bank] for bank in range(lane, config.rows, config.post_lanes)])[self.group]
-            value = Signal(signed(bits), name=f"value_{lane}", reset_less=True)
-            m.d.sync += value.eq(chosen)
-            m.d.comb += self.values[lane].eq(value)
+            chosen, far = choose_near(m, held[lane :: config.post_lanes], self.group, f"near_{lane}")
+            m.d.comb += self.values[lane].eq(registered(m, Array(chosen)[far], f"value_{lane}"))

@@ -277,7 +277,6 @@ class CommandUnit(wiring.Component):
                 m.d.sync += self._refused.eq(1)
             with m.Else(), m.Switch(self._type):
                 with m.Case(Type.WRITE), m.If(admission.fresh):
-                    m.d.sync += self._offset.eq(-2)
                     m.next = "WALK"
                 with m.Case(Type.RUN), m.If(admission.fresh):
                     m.next = "STREAM"
@@ -299,7 +298,7 @@ class CommandUnit(wiring.Component):
         """WALK counts the words of a WRITE, COUNT takes those of a READ; the last has to be in the memory.
 
         WALK takes two cycles more than there are words: `position` has to become negative, and that has to be
-        seen. So `offset` starts at -2.
+        seen. BACK and AGAIN undo them, LAST steps from the number of words to the last word.
         """
         config, offset, position = self._config, self._offset, self._position
         whole = Signal()
@@ -308,33 +307,32 @@ class CommandUnit(wiring.Component):
             m.d.comb += [self._walking.eq(1), self._up.eq(1)]
             m.d.sync += position.eq(self._next_position)
             with m.If(self._is_activation):
-                m.next = "MASK"
+                m.next = "BYTES"
             with m.Elif(position[-1]):
                 m.d.sync += position.eq(self._receiver.length)
-                m.next = "LAST"
+                m.next = "BACK"
                 with m.If(~whole):
                     self._refuse(m)
 
-        with m.State("MASK"):
-            m.d.sync += [
-                offset.eq(position),
-                position.eq(config.bank_mask_bytes),
-                self._in_mask.eq(1),
-            ]
-            m.next = "LAST"
-            with m.If(position[-1]):
-                self._refuse(m)
-
         with m.State("COUNT"):
             count = self._shifter[: 8 * READ_REQUEST_BYTES]
-            m.d.sync += [offset.eq(count), position.eq(count)]
-            m.next = "LAST"
+            m.d.sync += position.eq(count)
+            m.next = "BYTES"
             with m.If(count > packet.MAX_PAYLOAD):
                 self._refuse(m)
 
-        with m.State("LAST"):
-            m.d.comb += self._down.eq(1)
-            m.next = "ADD"
+        with m.State("BYTES"):  # of the activation memory, a word each
+            m.d.sync += offset.eq(position)
+            m.next = "LAST"
+            with m.If(self._is_write):
+                m.d.sync += [position.eq(config.bank_mask_bytes), self._in_mask.eq(1)]
+            with m.If(position[-1]):
+                self._refuse(m)
+
+        for state, following in (("BACK", "AGAIN"), ("AGAIN", "LAST"), ("LAST", "ADD")):
+            with m.State(state):
+                m.d.comb += self._down.eq(1)
+                m.next = following
 
         with m.State("ADD"):
             m.next = "BOUND"

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from popshift.hw import packet
 from popshift.hw.link.stage import Stage
 from popshift.hw.memory.ram import Ram
+from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 MAX_BLOCK = 254
@@ -66,7 +67,7 @@ class FrameReceiver(wiring.Component):
 
     Members
     -------
-    i: encoded bytes. Not ready while a frame is held, nor for two cycles before.
+    i: encoded bytes. Not ready while a frame is held, nor for three cycles before.
     valid: a frame is held; everything below describes it.
     header: its header.
     rotate: strobe: the header turns by one byte; its lowest byte runs through the six in the order of the
@@ -120,14 +121,15 @@ class FrameReceiver(wiring.Component):
         zero_due = Signal()
         # What was decoded is registered: much depends on it.
         byte, byte_valid = Signal(8, reset_less=True), Signal()
-        starts, ended_before, ends, complete = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += self.i.ready.eq(~self.valid & ~ended_before & ~ends)
+        starts, complete = Signal(), Signal()
+        # Once a frame has ended: its last byte is taken in by the CRC, which is then compared.
+        ending, ends = Signal(2), Signal()
+        m.d.comb += self.i.ready.eq(~self.valid & (ending == 0) & ~ends)
         m.d.sync += [
             byte.eq(Mux(is_code, 0, self.i.payload)),
             byte_valid.eq(accept & ~ended & (~is_code | zero_due)),
             starts.eq(accept & ~begun),
-            ended_before.eq(ended & begun),
-            ends.eq(ended_before),  # the CRC is complete by then
+            Cat(ending, ends).eq(Cat(ended & begun, ending)),
         ]
         with m.If(ended):
             m.d.sync += [complete.eq(is_code), block_left.eq(1), is_code.eq(1), begun.eq(0), zero_due.eq(0)]
@@ -151,7 +153,9 @@ class FrameReceiver(wiring.Component):
         return m
 
     def _collect(self, m: Module, *, starts, byte: Signal, byte_valid: Signal):
-        """Header, payload and CRC of the decoded bytes; returns whether those since `starts` are a frame."""
+        """Header, payload and CRC of the decoded bytes; returns whether those since `starts` are a frame (a
+        register behind the CRC).
+        """
         m.submodules.buffer = buffer = self._technology.ram(width=8, depth=packet.MAX_PAYLOAD)
 
         # Bytes behind the header, counted modulo 2048: 2042 .. 2047 (both top bits set) are the header
@@ -183,7 +187,7 @@ class FrameReceiver(wiring.Component):
                 m.d.sync += count.eq(count + 1)
         with m.If((byte_valid & in_header) | self.rotate):
             m.d.sync += header.eq(Cat(header[8:], Mux(self.rotate, header[:8], byte)))
-        return self.crc.match & ~oversize & ~(length[-1] & length[-2])
+        return registered(m, self.crc.match & ~oversize & ~(length[-1] & length[-2]), "whole")
 
 
 class FrameTransmitter(wiring.Component):

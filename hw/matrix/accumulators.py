@@ -1,16 +1,14 @@
 """Accumulators: two halves per column, one filled by the mesh while the other is drained by the post unit."""
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.memory.ram import Ram
-from popshift.hw.pipeline import registered
+from popshift.hw.pipeline import choose_near, registered
 from popshift.hw.tech.portable import Portable
 
-NEIGHBOUR_BITS = 2
-"""The first stage of the drain chooses among four columns."""
 READ_AHEAD = Ram.LATENCY + 2
 """Cycles from `valid` until the sum it belongs to must be there: address, memory, old value."""
 WRITE_BEHIND = READ_AHEAD + 1
@@ -114,16 +112,11 @@ class Accumulators(wiring.Component):
                 registered(m, half, f"half_{step}"),
             )
         half = registered(m, half, "half_select")
-        far = chunk[NEIGHBOUR_BITS:] if len(chunk) > NEIGHBOUR_BITS else Const(0, 1)
-        group = registered(m, far, "group_select")
         for lane in range(config.post_lanes):
-            columns = list(range(lane, config.cols, config.post_lanes))
-            chosen: list[list[Signal]] = [[], []]
-            for index in range(2):  # columns lie far apart: a few neighbours first
-                for first in range(0, len(columns), 1 << NEIGHBOUR_BITS):
-                    neighbours = columns[first : first + (1 << NEIGHBOUR_BITS)]
-                    value = Array([stored[column][index] for column in neighbours])[chunk[:NEIGHBOUR_BITS]]
-                    name = f"lane_{lane}_half_{index}_{first}"
-                    chosen[index].append(registered(m, value, name))
-            value = Mux(half, Array(chosen[1])[group], Array(chosen[0])[group])
+            found = []
+            for index in range(2):
+                columns = [memories[index] for memories in stored[lane :: config.post_lanes]]
+                chosen, far = choose_near(m, columns, chunk, f"lane_{lane}_half_{index}")
+                found.append(Array(chosen)[far])
+            value = Mux(half, found[1], found[0])
             m.d.comb += self.drained[lane].eq(registered(m, value, f"lane_{lane}"))

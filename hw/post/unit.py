@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import numerics
+from popshift.hw.channel.unit import VALUES_LATENCY
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.isa import Source
@@ -17,8 +18,7 @@ from popshift.hw.post.control import ELEMENT, PostControl
 from popshift.hw.post.requantise import RequantiseLane
 from popshift.hw.tech.portable import Portable
 
-WINDOW_LATENCY = Ram.LATENCY
-"""Cycles the control gives the channel unit's window to arrive: as long as the parameters take."""
+assert VALUES_LATENCY == Ram.LATENCY, "the channel unit's values and their parameters arrive together"
 
 
 def parameter_word(config: AcceleratorConfig) -> data.ArrayLayout:
@@ -36,7 +36,7 @@ def parameter_word(config: AcceleratorConfig) -> data.ArrayLayout:
 
 def issue_to_write(config: AcceleratorConfig, source: Source) -> int:
     """Cycles from an element's issue to its write request to the activation memory."""
-    arrival = Accumulators.DRAIN_LATENCY if source is Source.MATRIX else WINDOW_LATENCY
+    arrival = Accumulators.DRAIN_LATENCY if source is Source.MATRIX else VALUES_LATENCY
     return arrival + requantise.latency(config.requantise)
 
 
@@ -54,7 +54,7 @@ class PostUnit(wiring.Component):
     -------
     command ports. full, release, drain_*, drained: the matrix unit's accumulators.
     window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values:
-        its values, a cycle later.
+        its values, `VALUES_LATENCY` cycles later.
     parameter_address, parameter_data: read port of the parameter memory.
     write_mask (one bit per bank group), write_address, write_data: to the activation memory.
     issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
@@ -112,13 +112,13 @@ class PostUnit(wiring.Component):
         from_matrix = registered(m, control.source == Source.MATRIX, "from_matrix")
         # The matrix unit's values take longer than the others: its parameters are asked for later, its
         # elements wait longer.
-        wait = Accumulators.DRAIN_LATENCY - WINDOW_LATENCY
+        wait = Accumulators.DRAIN_LATENCY - VALUES_LATENCY
         late_address = delayed(m, control.parameter_address, wait, "parameter_address")
         m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
         late_element = _travel(m, control.element, wait, "element_late")
         m.d.comb += issued.eq(Mux(from_matrix, late_element.as_value(), control.element.as_value()))
-        travel = WINDOW_LATENCY + requantise.latency(config.requantise)
+        travel = VALUES_LATENCY + requantise.latency(config.requantise)
         early = _travel(m, issued, travel - 1, "element_early")
         element = _travel(m, early, 1, "element")
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
@@ -147,10 +147,9 @@ class PostUnit(wiring.Component):
         for index in range(config.post_lanes):
             lane = RequantiseLane(config=config, technology=self._technology)
             m.submodules[f"lane_{index}"] = lane
-            window = delayed(m, self.window_values[index], WINDOW_LATENCY - 1, f"window_{index}")
             parameters = self.parameter_data[index]
             m.d.comb += [
-                lane.accumulator.eq(Mux(from_matrix, self.drained[index], window)),
+                lane.accumulator.eq(Mux(from_matrix, self.drained[index], self.window_values[index])),
                 lane.bias.eq(parameters.bias),
                 lane.multiplier.eq(parameters.multiplier),
                 lane.shift.eq(parameters.shift),

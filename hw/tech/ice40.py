@@ -36,7 +36,9 @@ class Ice40(Portable):
             )
         factor = b[:16]  # never negative: bit 16 is its sign
         low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
-        high = _mac16(m, a[16:], factor, a_signed=True, stages=stages - 1).as_signed()
+        upper = Signal(signed(16))
+        m.d.comb += upper.eq(a[16:].as_signed())
+        high = _mac16(m, upper, factor, a_signed=True, stages=stages - 1).as_signed()
         return delayed(m, low + (high << 16), 1, "wide_product", shape=signed(len(a) + len(b)))
 
     def ram(self, *, width: int, depth: int) -> Ram:

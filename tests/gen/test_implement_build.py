@@ -254,7 +254,8 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
         asked.append((config.link, technology))
         return MULTIPLY
 
-    def place(netlist, device, *, seed, clock_mhz):
+    def place(netlist, device, *, seed, clock_mhz, minutes):
+        assert minutes == 120
         if seed == 3:
             raise ToolError("no way through", where="router")
         return place_and_route(netlist, device, seed=seed, clock_mhz=clock_mhz)
@@ -284,7 +285,7 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
 
 
 def test_build_without_any_routed_seed_fails_with_the_size_of_the_netlist(monkeypatch):
-    def place(netlist, device, *, seed, clock_mhz):
+    def place(netlist, device, *, seed, clock_mhz, minutes):
         raise ToolError(f"seed {seed}: no way through", where="router", remedy="try again")
 
     monkeypatch.setattr("popshift.hw.emit.emit_verilog", lambda config, *, technology: MULTIPLY)
@@ -300,6 +301,8 @@ def test_build_without_any_routed_seed_fails_with_the_size_of_the_netlist(monkey
     [
         (("--seeds", "0"), "seeds must be at least 1, not 0"),
         (("--clock", "-5"), "the clock must be a positive number of MHz, not -5"),
+        (("--clock", "nan"), "the clock must be a positive number of MHz, not nan"),
+        (("--minutes", "0"), "the minutes for a seed must be a positive number, not 0"),
     ],
 )
 def test_build_refuses_impossible_options(options, message):

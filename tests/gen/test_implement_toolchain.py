@@ -60,6 +60,14 @@ def test_a_tool_that_cannot_start_is_a_tool_error(tmp_path):
         run([tmp_path / "absent"], task="synthesis", log=tmp_path / "tool.log", cwd=tmp_path)
 
 
+def test_a_tool_that_takes_too_long_is_ended_and_its_log_kept(tmp_path):
+    command = executable(tmp_path, "tool", "echo started; exec sleep 60")
+    with pytest.raises(ToolError, match=r"placing: given up after 0.02 minutes; allow more") as raised:
+        run([command], task="placing", log=tmp_path / "slow.log", cwd=tmp_path, minutes=0.02)
+    with open(raised.value.where) as kept:
+        assert kept.read() == "started\n"
+
+
 def test_standard_input_reaches_the_tool(tmp_path):
     log = tmp_path / "tool.log"
     run([sys.executable, "-c", "print(input()[::-1])"], task="mirror", log=log, cwd=tmp_path, text="abc\n")

@@ -13,8 +13,13 @@ from popshift.hw.tech.ice40 import Ice40, Spram
 from popshift.hw.tech.portable import Portable
 
 STAGES = (2, 3, 4)
-EXACT_BITS, COMPACT_BITS = (32, 35), (32, 17)  # operands of the post unit's multiplier, and its stages
-WIDE = {"exact": (EXACT_BITS, 5), "compact": (COMPACT_BITS, 4)}
+# Operands of the post unit's multiplier, and its stages; 24 and 32 bits are the ends of `accumulator_width`.
+WIDE = {
+    "exact": ((32, 35), 5),
+    "compact": ((32, 17), 4),
+    "compact-24": ((24, 17), 4),
+    "exact-24": ((24, 35), 5),
+}
 RAM_WIDTH, RAM_DEPTH = 40, 300
 SETTLED = 512
 """Cycles before anything counts: pipelines are full, the memories written."""
@@ -35,11 +40,8 @@ class PrimitiveComparison(wiring.Component):
                 for kind in ("dsp", "lut")
             ),
             *(f"ice40-{kind}-{stages}" for stages in STAGES for kind in ("first", "second", "single", "lut")),
-            "ecp5-wide-exact",
-            "ecp5-wide-compact",
-            "gowin-wide-exact",
-            "gowin-wide-compact",
-            "ice40-wide-compact",
+            *(f"{name}-wide-{kind}" for name in ("ecp5", "gowin") for kind in WIDE),
+            *(f"ice40-wide-{kind}" for kind in WIDE if kind.startswith("compact")),  # all its multipliers can
             "spram",
             "ice40-ram",
             "one-cycle-late",

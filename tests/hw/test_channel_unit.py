@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from popshift.hw import isa
-from popshift.hw.channel.unit import FOLD_LATENCY, READ_LATENCY, ChannelUnit
+from popshift.hw.channel.unit import FOLD_LATENCY, READ_LATENCY, VALUES_LATENCY, ChannelUnit
 from popshift.hw.config import load_config
 from popshift.hw.isa import ChannelOperation, Opcode
 
@@ -35,15 +35,19 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
         assert ctx.get(unit.illegal) == 0
         bytes_due = [np.zeros(config.rows, int)] * (READ_LATENCY - 1)
         was_reading = 0
-        pending: list[tuple[int, int, list[int]]] = []  # groups still to be asked for
+        pending: list[tuple[int, list[int]]] = []  # groups still to be asked for
+        asked: list[list[int] | None] = [None] * (VALUES_LATENCY - 1)  # where the values that follow belong
         idle_cycles = 0
         for cycle in range(20_000):
             ctx.set(unit.active, int(not stalls or rng.integers(stalls) != 0))
             for bank, byte in enumerate(bytes_due.pop(0)):
                 ctx.set(unit.activations[bank], int(byte))
             if pending:
-                _, group, values = pending[0]
+                group, values = pending.pop(0)
                 ctx.set(unit.group, group)
+                asked.append(values)
+            else:
+                asked.append(None)
             due, was_reading = was_reading, ctx.get(unit.reading)
             window = ctx.get(unit.window)
             assert ctx.get(unit.outside) == 0
@@ -54,13 +58,12 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
                 bytes_due.append(memory[:, addresses[-1]])
             else:
                 bytes_due.append(rng.integers(-128, 128, config.rows))
-            if pending:
-                _, group, values = pending.pop(0)
+            if (values := asked.pop(0)) is not None:
                 values += [ctx.get(unit.values[lane]) for lane in range(config.post_lanes)]
             if window:
                 assert not pending, "a window ended before the one before it was taken"
                 windows.append((cycle, []))
-                pending = [(cycle, group, windows[-1][1]) for group in range(fields["period"])]
+                pending = [(group, windows[-1][1]) for group in range(fields["period"])]
             idle_cycles = idle_cycles + 1 if ctx.get(unit.idle) else 0
             if idle_cycles > READ_LATENCY + FOLD_LATENCY + fields["period"] + 4:
                 return

@@ -52,8 +52,8 @@ def test_toml_round_trip(tmp_path):
             "configuration tiny: pe_kinds must be among mul, not ('gpu',); remove the unknown kind",
         ),
         (
-            {"accumulator_width": 24},
-            "configuration tiny: accumulator_width must be one of 32, not 24; choose one of them",
+            {"accumulator_width": 16},
+            "configuration tiny: accumulator_width must be 24 .. 32, not 16; choose a value in that range",
         ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
         (

@@ -34,7 +34,15 @@ def decode_all(words) -> list[isa.Instruction]:
         {"tile_rows": 1, "tile_cols": 1},
         {"tile_rows": 4, "tile_cols": 1, "requantise": "compact"},
         {"rows": 8, "cols": 2, "tile_rows": 8, "tile_cols": 1, "multiplier_stages": 2},
-        {"rows": 2, "cols": 6, "tile_rows": 1, "tile_cols": 3, "post_lanes": 1, "requantise": "compact"},
+        {
+            "rows": 2,
+            "cols": 6,
+            "tile_rows": 1,
+            "tile_cols": 3,
+            "post_lanes": 1,
+            "requantise": "compact",
+            "accumulator_width": 24,
+        },
     ],
     ids=lambda changes: "-".join(f"{k}{v}" for k, v in changes.items()) or "tiny",
 )

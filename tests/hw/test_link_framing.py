@@ -61,7 +61,7 @@ def receive(stream: bytes, *, stall: float = 0.0, seed: int = 0) -> tuple[list[F
             ctx.set(dut.i.valid, 1)
             await ctx.tick().until(dut.i.ready)
         ctx.set(dut.i.valid, 0)
-        await ctx.tick().repeat(3)
+        await ctx.tick().repeat(8)
         while ctx.get(dut.valid):
             await ctx.tick()
         done = True

@@ -8,7 +8,7 @@ from case_files import load_cases
 from cocotb.triggers import ClockCycles, FallingEdge
 from cocotb_bench import bench_parameters
 from stream_drivers import start_clock
-from unit_driver import UnitDriver
+from unit_driver import UnitDriver, unpacked
 
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
@@ -66,7 +66,7 @@ class MatrixDriver(UnitDriver):
         for _ in range(int(watchdog)):
             arrived = arriving.popleft()
             if arrived is not None:
-                value = np.frombuffer(self.get("drained").to_bytes(4 * lanes, "little"), "<i4")
+                value = unpacked(self.get("drained"), config.accumulator_width, lanes)
                 n, chunk, pixel = arrived
                 sums[n, pixel, chunk * lanes : (chunk + 1) * lanes] = value
             self.set("release", 0)
@@ -118,7 +118,7 @@ async def accumulators_equal_pytorch(dut):
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")
 async def accumulators_take_many_passes(dut):
-    """More passes than the memory has weights, which all are the same: up to sums just inside 32 bits."""
+    """More passes than the memory has weights, which all are the same: sums up to the accumulators' limit."""
     await start_clock(dut)
     driver = MatrixDriver(dut)
     config, most = driver.config, bench_parameters()["passes"]
@@ -136,7 +136,8 @@ async def accumulators_take_many_passes(dut):
             await ClockCycles(dut.clk, 500)
             await FallingEdge(dut.clk)
         sums = passes * config.rows * -128 * weight
-        assert -(1 << 31) <= sums < 1 << 31
+        limit = 1 << (config.accumulator_width - 1)
+        assert -limit <= sums < limit
         driver.set("drain_half", driver.half)
         for chunk in range(config.chunks):
             for pixel in range(2):
@@ -144,8 +145,8 @@ async def accumulators_take_many_passes(dut):
                 driver.set("drain_address", pixel)
                 for _ in range(Accumulators.DRAIN_LATENCY):
                     await driver.step()
-                data = driver.get("drained").to_bytes(4 * config.post_lanes, "little")
-                assert set(np.frombuffer(data, "<i4").tolist()) == {sums}
+                width = config.accumulator_width
+                assert set(unpacked(driver.get("drained"), width, config.post_lanes)) == {sums}
         driver.half ^= 1
         driver.set("release", 1)
         await driver.step()

@@ -8,9 +8,10 @@ import numpy as np
 from case_files import load_cases
 from cocotb_bench import bench_parameters
 from stream_drivers import start_clock
-from unit_driver import UnitDriver
+from unit_driver import UnitDriver, packed
 
 from popshift.hw import isa
+from popshift.hw.channel.unit import VALUES_LATENCY
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Opcode, Source
 from popshift.hw.matrix.accumulators import Accumulators
@@ -22,11 +23,6 @@ _INPUTS = (
 _AFTER_ACTIVE = 6
 """Cycles from `channel_active` to the first window, at least."""
 HALVES = 2
-
-
-def _packed(lanes: np.ndarray, bits: int) -> int:
-    """Signed lanes from bit 0 up."""
-    return sum((int(lane) & ((1 << bits) - 1)) << bits * index for index, lane in enumerate(lanes))
 
 
 class PostDriver(UnitDriver):
@@ -93,7 +89,10 @@ class PostDriver(UnitDriver):
             group = released * chunks + self.get("drain_chunk")
             pixel = self.get("drain_address")
             known = group < len(case["values"]) and pixel < case["values"].shape[1] and half == self.half
-            answers.append(_packed(case["values"][group, pixel], 32) if known else random.getrandbits(31))
+            width = self.config.accumulator_width
+            answers.append(
+                packed(case["values"][group, pixel], width) if known else random.getrandbits(width)
+            )
             ready = handed < due and handed - released < HALVES and wait == 0
             self.set("full", int(ready))
             if ready:
@@ -103,22 +102,20 @@ class PostDriver(UnitDriver):
             yield
 
     def _windows(self, case):
-        """Windows at least `period` cycles apart, while they are wanted; values a cycle behind the group."""
+        """Windows at least `period` cycles apart, while they are wanted; values behind the group."""
         pause, period = random.Random(case["seed"]), case["period"]
         groups = (
             case["values"].reshape(case["chunks"], period, -1, self.config.post_lanes).transpose(0, 2, 1, 3)
         )
         windows = groups.reshape(-1, period, self.config.post_lanes)
-        strobed, wait, asked = -1, _AFTER_ACTIVE, 0
+        strobed, wait = -1, _AFTER_ACTIVE
+        asked: deque[int] = deque([0] * VALUES_LATENCY)
         while True:
-            self.set("window_values", asked)
+            self.set("window_values", asked.popleft())
             group, held = self.get("window_group"), strobed
             known = 0 <= held < len(windows) and group < period
-            asked = (
-                _packed(windows[held, group], self.config.window_bits)
-                if known
-                else random.getrandbits(self.config.window_bits)
-            )
+            bits = self.config.window_bits
+            asked.append(packed(windows[held, group], bits) if known else random.getrandbits(bits))
             active = self.get("channel_active") == 1
             give = active and wait == 0 and strobed + 1 < len(windows)
             self.set("window", int(give))

@@ -36,8 +36,9 @@ def round_half_away(x: Fraction) -> int:
 class _Factor:
     """A random requantisation factor: as the parameter memory holds it, and as it is meant."""
 
-    def __init__(self, rng: np.random.Generator, mode: Requantise) -> None:
-        self.mode = mode
+    def __init__(self, rng: np.random.Generator, config: AcceleratorConfig) -> None:
+        self.mode = mode = config.requantise
+        self.limit = 1 << (config.accumulator_width - 1)
         if mode is Requantise.EXACT:
             ends = (1 << 30, (1 << 31) - 1)  # the first is a power of two: exact ties
             self.mantissa = int(rng.choice(ends) if rng.random() < 0.6 else rng.integers(*ends))
@@ -51,7 +52,7 @@ class _Factor:
 
     def bears(self, x: int) -> bool:
         """Whether the compiler would admit it: no sum and no product overflows."""
-        return -(1 << 31) <= x < 1 << 31 and abs(x * self.multiplier) < 1 << 62
+        return -self.limit <= x < self.limit and abs(x * self.multiplier) < 1 << 62
 
     def apply(self, x: int) -> int:
         if self.mode is Requantise.EXACT:
@@ -115,10 +116,12 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
     span = int(path.max() - path.min())
     base = int(rng.integers(0, config.activation_depth - span)) - int(path.min())
     words = 1 if case["uniform"] else groups
-    factors = [[_Factor(rng, config.requantise) for _ in range(lanes)] for _ in range(words)]
+    factors = [[_Factor(rng, config) for _ in range(lanes)] for _ in range(words)]
     pixels = path.shape[1]
     narrow = 14 if source is Source.CHANNEL else 0  # a bias that the values can outweigh
-    biases = rng.integers(-(1 << 31), 1 << 31, (words, lanes)) >> rng.integers(narrow, 32, (words, lanes))
+    bits = config.accumulator_width
+    most = 1 << (bits - 1)
+    biases = rng.integers(-most, most, (words, lanes)) >> rng.integers(narrow, bits, (words, lanes))
     values = np.zeros((groups, pixels, lanes), np.int64)
     results = np.full((groups, pixels, lanes), case["zero_point"])
     for group, pixel, lane in np.ndindex(*values.shape):
@@ -126,7 +129,7 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
             continue
         word = 0 if case["uniform"] else group
         factor, bias = factors[word][lane], int(biases[word, lane])
-        limit = SUM_LIMIT if source is Source.CHANNEL else 1 << 31
+        limit = SUM_LIMIT if source is Source.CHANNEL else most
         value = _value(rng, case, limit, factor, bias)
         if not factor.bears(value + bias):
             value = 0 if factor.bears(bias) else max(-limit, min(limit - 1, -bias))

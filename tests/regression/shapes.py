@@ -11,6 +11,7 @@ _CHANGES = {
         "multiplier_stages": 2,
         "post_lanes": 1,
         "requantise": "compact",
+        "accumulator_width": 24,
     },
     "systolic": {"rows": 3, "cols": 3, "tile_rows": 1, "tile_cols": 1, "post_lanes": 3},
     "dot": {"rows": 8, "cols": 4, "tile_rows": 8, "tile_cols": 1, "post_lanes": 4},
@@ -18,6 +19,6 @@ _CHANGES = {
 
 
 def default_configs() -> list[AcceleratorConfig]:
-    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations; 2 to 4 stages."""
+    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations, 24 and 32 bits."""
     tiny = load_config("tiny")
     return [tiny, *(tiny.replace(name=name, **changes) for name, changes in _CHANGES.items())]

@@ -13,7 +13,7 @@ from popshift.hw.config import AcceleratorConfig
 
 MODULES = ("bench_memory", "bench_matrix", "bench_post", "bench_link", "bench_network")
 FEW_PASSES = 1_000
-"""Passes of the longest accumulation. `LONG_CONFIG` does as many as 32 bits hold, which takes seconds."""
+"""Passes of the longest accumulation. `LONG_CONFIG` does as many as it can hold, which takes seconds."""
 LONG_CONFIG = "tiny"
 
 
@@ -24,10 +24,10 @@ def run(regression_config: AcceleratorConfig, regression_seed: int, tmp_path_fac
     units = bench_units(config) | {"accelerator": Accelerator(config=config)}
     bench = build_bench(side_by_side(units))
     folder = tmp_path_factory.mktemp(config.name)
-    most = (1 << 31) // (128 * 128 * config.rows) - 1
+    most = (1 << (config.accumulator_width - 1)) // (128 * 128 * config.rows) - 1
     parameters = {
         "config": config.to_dict(),
-        "passes": most if config.name == LONG_CONFIG else FEW_PASSES,
+        "passes": most if config.name == LONG_CONFIG else min(most, FEW_PASSES),
         "images": save_cases(folder / "images.npz", [images(config, regression_seed)]),
         "matrix": save_cases(folder / "matrix.npz", matrix_cases(config, regression_seed)),
         "post": save_cases(folder / "post.npz", post_cases(config, regression_seed)),

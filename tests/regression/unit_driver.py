@@ -4,12 +4,25 @@ At a falling edge the outputs show what the last rising edge made of the values 
 set there counts at the next.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from cocotb.triggers import FallingEdge
 
 from popshift.hw import isa
 from popshift.hw.isa import Instruction
+from popshift.hw.numerics import wrap
+
+
+def packed(lanes: Iterable[int], bits: int) -> int:
+    """Signed lanes side by side, the first from bit 0 up."""
+    return sum((int(lane) & ((1 << bits) - 1)) << bits * index for index, lane in enumerate(lanes))
+
+
+def unpacked(value: int, bits: int, lanes: int) -> list[int]:
+    """The signed lanes in `value`."""
+    return [wrap(value >> bits * index, bits) for index in range(lanes)]
+
 
 _COMMAND = ("command_write", "command_index", "command_word", "go", "clear_errors")
 

@@ -127,14 +127,15 @@ def test_row_tiles_accumulate():
     assert got(m, 0, 9) == [round(12 * 127 * -64 / 8192)]
 
 
-def test_accumulators_wrap_at_32_bits():
-    config = CONFIG.replace(weight_depth=1 << 17)
-    m = machine(matrix(k_tiles=1 << 15), post(base=9), END, config=config)
-    # 2**15 tiles of four products of 2**14: exactly 2**31, which 32 bits hold as -2**31.
+@pytest.mark.parametrize("width", [24, 32])
+def test_accumulators_wrap(width):
+    config = CONFIG.replace(weight_depth=1 << 17, accumulator_width=width)
+    m = machine(matrix(k_tiles=1 << (width - 17)), post(base=9), END, config=config)
+    # Tiles of four products of 2**14, 2**31 in all where there are 32 bits: they hold it as -2**31.
     words = np.zeros((1 << 17, 6), np.uint8)
     words[:, 2] = 128
     m.write(Space.WEIGHT, 0, words.tobytes())
-    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [(0, 1 << 6, 0), (0, 0, 0)]))
+    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [(0, 1 << (38 - width), 0), (0, 0, 0)]))
     for bank in range(4):
         put(m, bank, 0, -128)
     assert m.run() is Status.DONE
