@@ -106,13 +106,20 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     if family not in FAMILIES:
         raise InputError(f"unknown device family {family!r}", remedy=f"choose from {', '.join(FAMILIES)}")
     with_uart = config.replace(link="uart")
-    whole = Accelerator(config=with_uart, technology=_technology(with_uart, family))
-    units = {unit.name: unit.build(with_uart, _technology(with_uart, family)) for unit in UNITS}
+    units = [
+        *UNITS,
+        _Unit("whole", lambda config, technology: Accelerator(config=config, technology=technology)),
+    ]
+    # Built one by one: what is made and never synthesised, because one before it failed, would be warned of.
+    figures = {
+        unit.name: _figures(_synthesise(unit.build(with_uart, _technology(with_uart, family)), family))
+        for unit in units
+    }
     return {
         "family": family,
         "pe": {kind: processing_elements(config, kind, family) for kind in config.pe_kinds},
-        "units": {name: _figures(_synthesise(unit, family)) for name, unit in units.items()},
-        "whole": _figures(_synthesise(whole, family)),
+        "whole": figures.pop("whole"),
+        "units": figures,
     }
 
 

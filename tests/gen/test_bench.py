@@ -201,6 +201,14 @@ def test_area_of_processing_elements():
     assert blocks["in_array"]["lut4"] > blocks["alone"]["lut4"]  # it adds
 
 
+def test_the_mesh_of_a_small_device_is_synthesised():
+    """Its DSP blocks' outputs used to make abc9 give two bits one name."""
+    from popshift.gen.bench import area
+
+    small = load_config("icebreaker")
+    assert area._mesh(small, "ice40").dsp == small.rows * small.cols // 2
+
+
 def test_area_has_every_unit_and_the_whole(monkeypatch):
     from popshift.gen.bench import area
 
