@@ -164,9 +164,9 @@ class Core(wiring.Component):
     def _word_memories(self, m, sequencer, matrix, post) -> None:
         config, technology = self._config, self._technology
         shapes = {
-            "weights": (weight_word(config).size, config.weight_depth, technology.weight_ram),
-            "parameters": (parameter_word(config).size, config.parameter_depth, technology.ram),
-            "program": (WORD_BITS, config.program_depth, technology.ram),
+            "weights": (weight_word(config).size, config.weight_depth, technology.host_ram),
+            "parameters": (parameter_word(config).size, config.parameter_depth, technology.host_ram),
+            "program": (WORD_BITS, config.program_depth, technology.host_ram),
         }
         rams = {}
         for index, (name, (width, depth, ram)) in enumerate(shapes.items()):

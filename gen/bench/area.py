@@ -55,19 +55,19 @@ UNITS = (
     _Unit("channel unit", lambda config, technology: ChannelUnit(config=config)),
     _Unit(
         "weight memory",
-        lambda config, technology: technology.weight_ram(
+        lambda config, technology: technology.host_ram(
             width=weight_word(config).size, depth=config.weight_depth
         ),
     ),
     _Unit(
         "parameter memory",
-        lambda config, technology: technology.ram(
+        lambda config, technology: technology.host_ram(
             width=parameter_word(config).size, depth=config.parameter_depth
         ),
     ),
     _Unit(
         "program memory",
-        lambda config, technology: technology.ram(width=WORD_BITS, depth=config.program_depth),
+        lambda config, technology: technology.host_ram(width=WORD_BITS, depth=config.program_depth),
     ),
     _Unit("sequencer", lambda config, technology: Sequencer(config=config)),
     _Unit("counters", lambda config, technology: Counters(config=config)),

@@ -204,7 +204,7 @@ def _script(family: Family, top: str, options: tuple[str, ...], language: str) -
         "opt",
         "booth",
         f"{synthesis} -run {family.second_part}:map_luts",
-        # abc9 can give a bit of one wire the name of another (Yosys issue 4451); bits by themselves cannot clash.
+        # abc9 can give a bit of one wire the name of another (Yosys issue 4451); single bits cannot clash.
         "splitnets",
         f"{synthesis} -run map_luts:",
     ]

@@ -13,7 +13,7 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.pipeline import delayed
+from popshift.hw.pipeline import delayed, registered
 
 VERILOG_MODULE = "popshift_ram"
 
@@ -81,13 +81,20 @@ class VerilogRam(Ram):
     parts: depths of the parts, in the order of their addresses; by default one for the whole. Each begins at
         a multiple of its depth, rounded up to a power of two. A part for every row of block RAM has the
         choice between them behind the registers, which block RAM may have inside.
+    late_write: words are written a cycle later, from a register near the memory.
     """
 
     def __init__(
-        self, *, width: int, depth: int, early_register: bool = False, parts: Sequence[int] = ()
+        self,
+        *,
+        width: int,
+        depth: int,
+        early_register: bool = False,
+        parts: Sequence[int] = (),
+        late_write: bool = False,
     ) -> None:
         super().__init__(width=width, depth=depth)
-        self._early_register = early_register
+        self._early_register, self._late_write = early_register, late_write
         self._parts = tuple(parts) or (depth,)
         if sum(self._parts) != depth:
             raise ValueError(f"the parts {self._parts} do not make {depth} words")
@@ -95,12 +102,19 @@ class VerilogRam(Ram):
     def elaborate(self, platform):
         m = Module()
         start, words = 0, []
+        write_address, write_data = self.write_address, self.write_data
+        if self._late_write:
+            write_address = registered(m, write_address, "late_address")
+            write_data = registered(m, write_data, "late_data")
         for index, depth in enumerate(self._parts):
             bits = max(1, (depth - 1).bit_length())
             above = start >> bits
             assert start == above << bits or len(self._parts) == 1
             written, word = Signal(name=f"written_{index}"), Signal(self.width, name=f"word_{index}")
-            m.d.comb += written.eq(self.write_enable & (self.write_address[bits:] == above))
+            here = self.write_enable & (self.write_address[bits:] == above)
+            m.d.comb += written.eq(
+                registered(m, here, f"late_{index}", reset=True) if self._late_write else here
+            )
             m.submodules[f"part_{index}"] = Instance(
                 VERILOG_MODULE,
                 p_WIDTH=self.width,
@@ -111,8 +125,8 @@ class VerilogRam(Ram):
                 i_read_address=self.read_address[:bits],
                 o_read_data=word,
                 i_write_enable=written,
-                i_write_address=self.write_address[:bits],
-                i_write_data=self.write_data,
+                i_write_address=write_address[:bits],
+                i_write_data=write_data,
             )
             words.append((bits, above, word))
             start += depth

@@ -33,6 +33,9 @@ class Ecp5(Portable):
     def ram(self, *, width: int, depth: int) -> Ram:
         return VerilogRam(width=width, depth=depth, parts=block_ram_rows(width, depth))
 
+    def host_ram(self, *, width: int, depth: int) -> Ram:
+        return VerilogRam(width=width, depth=depth, parts=block_ram_rows(width, depth), late_write=True)
+
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         return _row_product(m, a, b, stages=stages)
 

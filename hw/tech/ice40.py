@@ -11,6 +11,8 @@ from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable
 
 SPRAM_DEPTH, SPRAM_BITS = 16384, 16
+SMALL_BITS = 8 * 4096
+"""What fits eight block RAMs does not take one of the four SPRAM."""
 
 
 class Ice40(Portable):
@@ -44,8 +46,13 @@ class Ice40(Portable):
     def ram(self, *, width: int, depth: int) -> Ram:
         return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
 
-    def weight_ram(self, *, width: int, depth: int) -> Ram:
-        return Spram(width=width, depth=depth) if depth <= SPRAM_DEPTH else self.ram(width=width, depth=depth)
+    def host_ram(self, *, width: int, depth: int) -> Ram:
+        small = width * depth <= SMALL_BITS
+        return (
+            self.ram(width=width, depth=depth)
+            if small or depth > SPRAM_DEPTH
+            else Spram(width=width, depth=depth)
+        )
 
 
 class Spram(Ram):

@@ -47,8 +47,10 @@ class Portable:
         """A memory with one read and one write port."""
         return VerilogRam(width=width, depth=depth)
 
-    def weight_ram(self, *, width: int, depth: int) -> Ram:
-        """A memory that is never written and read in the same cycle: devices may use single-port blocks."""
+    def host_ram(self, *, width: int, depth: int) -> Ram:
+        """A memory that the host writes while nothing reads it: single-port blocks will do, and a word may be
+        written a cycle later.
+        """
         return self.ram(width=width, depth=depth)
 
 

@@ -43,6 +43,7 @@ class PrimitiveComparison(wiring.Component):
             *(f"{name}-wide-{kind}" for name in ("ecp5", "gowin") for kind in WIDE),
             *(f"ice40-wide-{kind}" for kind in WIDE if kind.startswith("compact")),  # all its multipliers can
             "spram",
+            "late-write",
             "ice40-ram",
             "one-cycle-late",
         ]
@@ -106,22 +107,28 @@ class PrimitiveComparison(wiring.Component):
                     self._compare(m, name, technology().wide_product(m, *operands, stages=stages), wanted)
 
     def _spram(self, m: Module, count, one, other) -> None:
-        memories = [kind(width=RAM_WIDTH, depth=RAM_DEPTH) for kind in (Spram, VerilogRam)]
+        size = {"width": RAM_WIDTH, "depth": RAM_DEPTH}
+        late = VerilogRam(**size, parts=(256, RAM_DEPTH - 256), late_write=True)
+        memories = [VerilogRam(**size), Spram(**size), late]
         filling = count < RAM_DEPTH
         write = filling | one[7]
         address = Mux(other[:9] < RAM_DEPTH, other[:9], other[:7])
+        write_address = _signal(m, Mux(filling, count, address), 9)
         for index, ram in enumerate(memories):
             m.submodules[f"memory_{index}"] = ram
             m.d.comb += [
                 ram.read_address.eq(address),
                 ram.write_enable.eq(write),
-                ram.write_address.eq(Mux(filling, count, address)),
+                ram.write_address.eq(write_address),
                 ram.write_data.eq(one[8 : 8 + RAM_WIDTH]),
             ]
         read = ~write
+        settled = read & ~(_next(m, write) & (_next(m, write_address) == address))
         for _ in range(Ram.LATENCY):
-            read = _next(m, read)
-        self._compare(m, "spram", memories[0].read_data, memories[1].read_data, when=read)
+            read, settled = _next(m, read), _next(m, settled)
+        plain, spram, late = (ram.read_data for ram in memories)
+        self._compare(m, "spram", spram, plain, when=read)
+        self._compare(m, "late-write", late, plain, when=settled)
 
     def _ram(self, m: Module, count, one, other) -> None:
         """A read and a write a cycle; a word written with the read or a cycle behind it may be either."""
