@@ -82,121 +82,145 @@ class Sequencer(wiring.Component):
             }
         )
 
+    def _create(self) -> None:
+        """The registers that several methods share."""
+        self._address = Signal(17)
+        self._index = Signal(range(isa.MAX_LENGTH))
+        self._target = Signal(len(UNITS))
+        self._words = Signal(range(isa.MAX_LENGTH + 1))
+        self._following = Signal(17)
+        """Address of the next instruction."""
+        self._decoded, self._unknown = Signal(), Signal()
+        self._ending, self._marked, self._pause = Signal(), Signal(16), Signal()
+        self._moving, self._stop = Signal(), Signal()
+
     def elaborate(self, platform):
         m = Module()
-        opcode = self.program_data[: isa.OPCODE_BITS]
-        length, unit, known = self._decode(m, opcode)
-        address = Signal(17)
-        index = Signal(range(isa.MAX_LENGTH))
-        target, words = Signal.like(unit), Signal.like(length)
-        following = Signal(17)  # address of the next instruction
-        decoded, unknown = Signal(), Signal()
-        ending, marked, pause = Signal(), Signal(16), Signal()
-        moving, stop = Signal(), Signal()
+        self._create()
         m.d.comb += [
-            self.program_address.eq(address),
+            self.program_address.eq(self._address),
             self.running.eq(self.status == Status.RUNNING),
         ]
         m.d.sync += [
-            decoded.eq(0),
-            self.command_index.eq(index),
+            self._decoded.eq(0),
+            self.command_index.eq(self._index),
             self.command_word.eq(self.program_data),
             self.command_write.eq(0),
             self.go.eq(0),
             self.abort.eq(0),
         ]
-
-        def fetch(at):
-            m.d.sync += [self.pc.eq(at), address.eq(at)]
-            m.next = "FETCH"
-
-        @contextmanager
-        def state(name):
-            with m.State(name):
-                yield
-                with m.If(stop):
-                    m.next = "FAILED"
-
+        opcode = self.program_data[: isa.OPCODE_BITS]
+        length, unit, known = self._decode(m, opcode)
         with m.FSM():
-            with state("STOPPED"):
-                allowed = (self.status == Status.IDLE) | (self.status == Status.DONE)
-                with m.If(self.start & allowed):
-                    m.d.comb += self.begin.eq(1)
-                    m.d.sync += [self.status.eq(Status.RUNNING), self.layer.eq(0), pause.eq(self.pause)]
-                    fetch(self.start_pc)
-                with m.If(self.proceed & (self.status == Status.PAUSED)):
-                    m.d.sync += self.status.eq(Status.RUNNING)
-                    fetch(following)
-            with state("FETCH"):
-                m.d.comb += moving.eq(1)
-                m.d.sync += address.eq(address + 1)
-                m.next = "FETCH_WAIT"
-            with state("FETCH_WAIT"):
-                m.d.comb += moving.eq(1)
-                m.d.sync += [address.eq(address + 1), index.eq(0)]
-                m.next = "DECODE"
-            with state("DECODE"):
-                m.d.comb += moving.eq(1)
-                place = isa.PLACEMENTS[Opcode.MARK]["layer"]
-                m.d.sync += [
-                    address.eq(address + 1),
-                    index.eq(1),
-                    target.eq(unit),
-                    words.eq(length),
-                    following.eq(self.pc + length),
-                    decoded.eq(1),
-                    unknown.eq(~known),
-                    ending.eq(opcode == Opcode.END),
-                    marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
-                    self.command_write.eq(unit & self.unit_idle),
-                ]
-                m.next = "WAIT"
-                with m.If(unit == 0):
-                    m.next = "BARRIER"
-                with m.Elif((unit & self.unit_idle).any()):
-                    m.next = "STREAM"
-            with state("WAIT"), m.If((target & self.unit_idle).any()):
-                fetch(self.pc)
-            with state("STREAM"):
-                m.d.comb += moving.eq(1)
-                m.d.sync += [
-                    self.command_write.eq(target),
-                    index.eq(index + 1),
-                    address.eq(address + 1),
-                ]
-                with m.If(index == words - 1):
-                    m.d.sync += address.eq(following)
-                    m.next = "GO"
-            with state("GO"):  # also the first cycle of the next fetch
-                m.d.comb += moving.eq(1)
-                m.d.sync += [self.go.eq(target), self.pc.eq(following), address.eq(address + 1)]
-                m.next = "FETCH_WAIT"
-            with state("BARRIER"):
-                m.next = "PASS"
-            with state("PASS"), m.If(self.all_idle):
-                m.d.comb += moving.eq(1)
-                with m.If(ending):
-                    m.d.sync += self.status.eq(Status.DONE)
-                    m.next = "STOPPED"
-                with m.Else():
-                    m.d.sync += self.layer.eq(marked)
-                    with m.If(pause):
-                        m.d.sync += self.status.eq(Status.PAUSED)
-                        m.next = "STOPPED"
-                    with m.Else():
-                        fetch(following)
+            self._stopped(m)
+            self._fetched(m, opcode, length, unit, known)
+            self._hand_over(m)
+            self._barrier(m)
             with m.State("FAILED"):
                 m.d.sync += self.abort.eq(1)
                 m.next = "STOPPED"
-
         # A fault takes effect two cycles after DECODE; until then nothing happens that a reset does not undo.
         fault = Signal(Status)
-        with m.If(decoded & (following > self._config.program_depth)):
+        with m.If(self._decoded & (self._following > self._config.program_depth)):
             m.d.comb += fault.eq(Status.PROGRAM_ADDRESS)
-        with m.Elif(decoded & unknown):
+        with m.Elif(self._decoded & self._unknown):
             m.d.comb += fault.eq(Status.ILLEGAL_INSTRUCTION)
-        self._watch(m, fault, moving, stop)
+        self._watch(m, fault)
         return m
+
+    @contextmanager
+    def _state(self, m: Module, name: str):
+        """A state that failures and the host's reset end."""
+        with m.State(name):
+            yield
+            with m.If(self._stop):
+                m.next = "FAILED"
+
+    def _fetch(self, m: Module, at) -> None:
+        m.d.sync += [self.pc.eq(at), self._address.eq(at)]
+        m.next = "FETCH"
+
+    def _stopped(self, m: Module) -> None:
+        with self._state(m, "STOPPED"):
+            allowed = (self.status == Status.IDLE) | (self.status == Status.DONE)
+            with m.If(self.start & allowed):
+                m.d.comb += self.begin.eq(1)
+                m.d.sync += [self.status.eq(Status.RUNNING), self.layer.eq(0), self._pause.eq(self.pause)]
+                self._fetch(m, self.start_pc)
+            with m.If(self.proceed & (self.status == Status.PAUSED)):
+                m.d.sync += self.status.eq(Status.RUNNING)
+                self._fetch(m, self._following)
+
+    def _fetched(self, m: Module, opcode, length: Signal, unit: Signal, known: Signal) -> None:
+        """An instruction's first word; WAIT until its unit is idle, then fetch it again."""
+        with self._state(m, "FETCH"):
+            m.d.comb += self._moving.eq(1)
+            m.d.sync += self._address.eq(self._address + 1)
+            m.next = "FETCH_WAIT"
+        with self._state(m, "FETCH_WAIT"):
+            m.d.comb += self._moving.eq(1)
+            m.d.sync += [self._address.eq(self._address + 1), self._index.eq(0)]
+            m.next = "DECODE"
+        with self._state(m, "DECODE"):
+            m.d.comb += self._moving.eq(1)
+            place = isa.PLACEMENTS[Opcode.MARK]["layer"]
+            m.d.sync += [
+                self._address.eq(self._address + 1),
+                self._index.eq(1),
+                self._target.eq(unit),
+                self._words.eq(length),
+                self._following.eq(self.pc + length),
+                self._decoded.eq(1),
+                self._unknown.eq(~known),
+                self._ending.eq(opcode == Opcode.END),
+                self._marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
+                self.command_write.eq(unit & self.unit_idle),
+            ]
+            m.next = "WAIT"
+            with m.If(unit == 0):
+                m.next = "BARRIER"
+            with m.Elif((unit & self.unit_idle).any()):
+                m.next = "STREAM"
+        with self._state(m, "WAIT"), m.If((self._target & self.unit_idle).any()):
+            self._fetch(m, self.pc)
+
+    def _hand_over(self, m: Module) -> None:
+        """The other words, and the strobe that starts the unit."""
+        with self._state(m, "STREAM"):
+            m.d.comb += self._moving.eq(1)
+            m.d.sync += [
+                self.command_write.eq(self._target),
+                self._index.eq(self._index + 1),
+                self._address.eq(self._address + 1),
+            ]
+            with m.If(self._index == self._words - 1):
+                m.d.sync += self._address.eq(self._following)
+                m.next = "GO"
+        with self._state(m, "GO"):  # also the first cycle of the next fetch
+            m.d.comb += self._moving.eq(1)
+            m.d.sync += [
+                self.go.eq(self._target),
+                self.pc.eq(self._following),
+                self._address.eq(self._address + 1),
+            ]
+            m.next = "FETCH_WAIT"
+
+    def _barrier(self, m: Module) -> None:
+        """MARK and END: wait for every unit."""
+        with self._state(m, "BARRIER"):
+            m.next = "PASS"
+        with self._state(m, "PASS"), m.If(self.all_idle):
+            m.d.comb += self._moving.eq(1)
+            with m.If(self._ending):
+                m.d.sync += self.status.eq(Status.DONE)
+                m.next = "STOPPED"
+            with m.Else():
+                m.d.sync += self.layer.eq(self._marked)
+                with m.If(self._pause):
+                    m.d.sync += self.status.eq(Status.PAUSED)
+                    m.next = "STOPPED"
+                with m.Else():
+                    self._fetch(m, self._following)
 
     @staticmethod
     def _decode(m: Module, opcode) -> tuple[Signal, Signal, Signal]:
@@ -210,7 +234,7 @@ class Sequencer(wiring.Component):
                         m.d.comb += unit.eq(1 << UNITS.index(code))
         return length, unit, known
 
-    def _watch(self, m: Module, fault: Signal, moving: Signal, stop: Signal) -> None:
+    def _watch(self, m: Module, fault: Signal) -> None:
         """Errors of the units, the watchdogs and the reset override whatever the state machine decided."""
         quiet = Signal(range(isa.NO_PROGRESS_CYCLES + 1))
         budget, too_long = Signal(32), Signal()  # cycles left; 0 counts as 2**32
@@ -227,7 +251,7 @@ class Sequencer(wiring.Component):
             m.d.sync += failure.eq(Status.CYCLE_LIMIT)
         with m.Else():
             m.d.sync += failed.eq(0)
-        with m.If(~self.running | moving | self.progress):
+        with m.If(~self.running | self._moving | self.progress):
             m.d.sync += quiet.eq(0)
         with m.Else():
             m.d.sync += quiet.eq(quiet + 1)
@@ -237,7 +261,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [self.cycles.eq(0), budget.eq(self.cycle_limit), too_long.eq(0), failed.eq(0)]
         with m.If(self.running & failed):
             m.d.sync += self.status.eq(failure)
-            m.d.comb += stop.eq(1)
+            m.d.comb += self._stop.eq(1)
         with m.If(self.reset_machine):
             m.d.sync += [self.status.eq(Status.IDLE), self.cycles.eq(0), self.layer.eq(0), self.pc.eq(0)]
-            m.d.comb += stop.eq(1)
+            m.d.comb += self._stop.eq(1)
