@@ -114,11 +114,11 @@ def _build(results: Results) -> str:
     ]
     rows = []
     for entry in results.values():
-        seeds = ", ".join(f"{clock:.1f}" for clock in entry["fmax_mhz_by_seed"].values())
+        seeds = ", ".join(f"{seed}: {clock:.1f}" for seed, clock in entry["fmax_mhz_by_seed"].items())
         uses = [entry["median"][name] for name in ("lut", "ff", "block_ram", "dsp", "spram")]
         cells = ["-" if use is None else f"{use['used']:,} of {use['available']:,}" for use in uses]
         rows.append([entry["config"], entry["device"], f"{entry['fmax_mhz']:.1f}", seeds, *cells])
-    return markdown(Table("Builds", columns, rows))
+    return _tools(list(results.values())) + markdown(Table("Builds", columns, rows))
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {"bench": _bench, "build": _build}

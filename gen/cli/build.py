@@ -58,6 +58,7 @@ def _print(done: "Build") -> None:
     print(f"netlist: {netlist.lut4:,} LUT4 ({netlist.carry:,} carry cells), {netlist.ff:,} FF")
     clocks = ", ".join(f"seed {run.seed}: {run.slowest_mhz:.1f}" for run in done.runs)
     print(f"Fmax {report.slowest_mhz:.1f} MHz (median; {clocks}); wanted {report.clock_mhz:g} MHz")
+    print(f"with {', '.join(f'{name} {version}' for name, version in done.tools.items())}")
     for seed, reason in done.failed.items():
         print(f"seed {seed} failed: {reason}")
     _print_path(report)

@@ -8,6 +8,7 @@ from typing import Any
 from popshift.gen.implement.devices import Device
 from popshift.gen.implement.place_route import Report, median, place_and_route
 from popshift.gen.implement.synthesis import Resources, synthesise
+from popshift.gen.implement.toolchain import NEXTPNR, package_version
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError, ToolError
 
@@ -26,7 +27,8 @@ class Build:
 
     Attributes
     ----------
-    config, device: names.
+    config, device: names. config_digest: of the configuration, as the device tells it.
+    tools: version of every tool that decides about the figures.
     resources: of the netlist, before place and route.
     median: the run with the median clock.
     runs: one report for each seed that could be routed.
@@ -34,7 +36,9 @@ class Build:
     """
 
     config: str
+    config_digest: str
     device: str
+    tools: dict[str, str]
     resources: Resources
     median: Report
     runs: list[Report]
@@ -44,7 +48,9 @@ class Build:
         """Plain values, as JSON takes them."""
         return {
             "config": self.config,
+            "config_digest": self.config_digest,
             "device": self.device,
+            "tools": self.tools,
             "fmax_mhz": self.median.slowest_mhz,
             "fmax_mhz_by_seed": {run.seed: run.slowest_mhz for run in self.runs},
             "synthesis": dataclasses.asdict(self.resources),
@@ -100,9 +106,19 @@ def build(
         raise ToolError(f"{first.what} (the netlist has {found})", where=first.where, remedy=first.remedy)
     return Build(
         config=config.name,
+        config_digest=f"{config.digest:016x}",
         device=device.name,
+        tools=_tools(device),
         resources=netlist.resources,
         median=median(runs),
         runs=runs,
         failed={seed: str(error) for seed, error in failures.items()},
     )
+
+
+def _tools(device: Device) -> dict[str, str]:
+    nextpnr = NEXTPNR[device.family]
+    versions = {name: package_version(name) for name in ("popshift", "amaranth", "pyosys")}
+    return {
+        name: version or "unknown" for name, version in {**versions, nextpnr.name: nextpnr.version}.items()
+    }

@@ -1,6 +1,6 @@
 """The devices that `popshift build --device` knows: one entry each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from popshift.hw.errors import InputError
@@ -19,6 +19,8 @@ class Device:
     capacity: what there is of each of `popshift.gen.implement.synthesis.Resources`.
     clock_pin: a pin from which a clock net can be driven directly.
     pins: other pins, for the families whose place and route wants a place for every port.
+    multiplier_sites: nextpnr's names of the multiplier blocks, neighbours next to each other, where a floor
+        plan is made (`popshift.gen.implement.floor_plan`).
     """
 
     name: str
@@ -28,13 +30,25 @@ class Device:
     capacity: Mapping[str, int]
     clock_pin: str
     pins: tuple[str, ...] = ()
+    multiplier_sites: tuple[str, ...] = ()
 
 
 def _capacity(lut4: int, ff: int, block_ram: int, dsp: int, spram: int = 0) -> dict[str, int]:
     return {"lut4": lut4, "ff": ff, "block_ram": block_ram, "dsp": dsp, "spram": spram}
 
 
-def _ecp5(size: str, lut4: int, block_ram: int, dsp: int) -> Device:
+def _multiplier_sites(columns: Sequence[int], rows: Sequence[int]) -> tuple[str, ...]:
+    """Groups of four blocks, down one column of groups and up the next."""
+    group = ((0, 0), (1, 1), (4, 4), (5, 5))  # place within the group, number in the name
+    return tuple(
+        f"X{x + dx}/Y{y}/MULT18_{number}"
+        for index, x in enumerate(columns)
+        for y in (rows if index % 2 == 0 else rows[::-1])
+        for dx, number in group
+    )
+
+
+def _ecp5(size: str, lut4: int, block_ram: int, dsp: int, multiplier_sites: tuple[str, ...] = ()) -> Device:
     # G2 is PCLKT6_1 of all three sizes in the 381-ball package. Speed grade 6 is the slowest.
     arguments = (f"--{size}k", "--package", "CABGA381", "--speed", "6")
     return Device(
@@ -43,6 +57,7 @@ def _ecp5(size: str, lut4: int, block_ram: int, dsp: int) -> Device:
         nextpnr=arguments,
         capacity=_capacity(lut4, lut4, block_ram, dsp),
         clock_pin="G2",
+        multiplier_sites=multiplier_sites,
     )
 
 
@@ -54,7 +69,13 @@ DEVICES = {
     for device in (
         _ecp5("25", 24_288, 56, 28),
         _ecp5("45", 43_848, 108, 72),
-        _ecp5("85", 83_640, 208, 156),
+        _ecp5(
+            "85",
+            83_640,
+            208,
+            156,
+            _multiplier_sites((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114), (10, 34, 58)),
+        ),
         Device(
             name="up5k",
             family="ice40",

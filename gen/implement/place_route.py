@@ -1,5 +1,6 @@
 """Place and route with nextpnr, out of context: only the clock has a pin, other ports go where they fit."""
 
+import inspect
 import json
 import shutil
 import statistics
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from popshift.gen.implement import timing
+from popshift.gen.implement import floor_plan, timing
 from popshift.gen.implement.devices import Device
 from popshift.gen.implement.synthesis import Netlist
 from popshift.gen.implement.toolchain import NEXTPNR, run
@@ -110,7 +111,7 @@ def place_and_route(
         if pins:
             (folder / name).write_text(pins, encoding="utf-8")
         # The WebAssembly builds see the working folder but not every other place (/tmp is a private one).
-        copy = Path(shutil.copyfile(netlist.path, folder / "netlist.json"))
+        copy = _planned(netlist, device, folder / "netlist.json")
         whole = [path, *command, "--json", copy.name, "--top", netlist.top]
         whole += ["--timing-allow-fail", "--report", "report.json"]
         start = time.monotonic()
@@ -124,9 +125,21 @@ def place_and_route(
         copy.unlink()
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
 
-    key = digest(netlist.digest, path.name, version, " ".join(command), pins)
+    plan = [inspect.getsource(floor_plan), *device.multiplier_sites] if device.multiplier_sites else []
+    key = digest(netlist.digest, path.name, version, " ".join(command), pins, *plan)
     what = f"{device.name}, place and route with seed {seed}"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
+
+
+def _planned(netlist: Netlist, device: Device, copy: Path) -> Path:
+    """A copy of the netlist, with the sites that the floor plan gives."""
+    if device.multiplier_sites:
+        design = json.loads(netlist.path.read_text(encoding="utf-8"))
+        floor_plan.place_multipliers(design["modules"][netlist.top], device.multiplier_sites)
+        copy.write_text(json.dumps(design), encoding="utf-8")
+    else:
+        shutil.copyfile(netlist.path, copy)
+    return copy
 
 
 def _check_room(netlist: Netlist, device: Device) -> None:

@@ -12,6 +12,11 @@ from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 
+def tile_name(row: object, col: object) -> str:
+    """Of a tile's submodule, by its place among the tiles."""
+    return f"tile_{row}_{col}"
+
+
 def tree_latency(tile_rows: int) -> int:
     """Registered levels of the adder tree over one column of a tile."""
     return (tile_rows - 1).bit_length()
@@ -63,7 +68,7 @@ class Mesh(wiring.Component):
             switch, load = self.switch[i], self.load[i]
             for j in range(config.mesh_cols):
                 tile = Module()
-                m.submodules[f"tile_{i}_{j}"] = tile
+                m.submodules[tile_name(i, j)] = tile
                 sums[j] = [
                     self._column_sum(
                         tile, activations, weights[j][c], switch, load, sums[j][c], f"r{i}_c{j}_{c}"

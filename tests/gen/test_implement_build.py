@@ -273,6 +273,7 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
     assert found["failed"] == {"3": "router: no way through"}
     assert found["median"]["block_ram"] == {"used": 4, "available": 30}
     assert found["synthesis"]["block_ram"] == 4
+    assert {"popshift", "pyosys", "nextpnr-ice40"} <= set(found["tools"])
     text = CliRunner().invoke(app, arguments).stdout
     for part in (
         "tiny on up5k",
