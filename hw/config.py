@@ -271,11 +271,12 @@ class AcceleratorConfig:
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            reason = error.strerror or error
             raise ConfigError(
-                f"cannot read it ({error})", where=str(path), remedy="check the path"
+                f"cannot read it ({reason})", where=str(path), remedy="check the path"
             ) from error
-        except tomllib.TOMLDecodeError as error:
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
                 f"not valid TOML ({error})", where=str(path), remedy="correct that line"
             ) from error

@@ -86,7 +86,7 @@ class SimulatedBoard:
                 self._socket.close()
                 self._folder.cleanup()
                 raise DeviceError(
-                    f"cannot start the simulation ({error})",
+                    f"cannot start the simulation ({error.strerror or error})",
                     where=name,
                     remedy=f"delete {program.parent} to have it built anew",
                 ) from error

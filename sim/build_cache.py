@@ -62,7 +62,7 @@ def cached(kind: str, key: str, make: Callable[[Path], None], *, what: str) -> P
                 _make(folder, make)
     except OSError as error:
         raise ToolError(
-            f"cannot build in the cache ({error})",
+            f"cannot build in the cache ({error.strerror or error})",
             where=str(folder),
             remedy=f"set {CACHE_VARIABLE} to a folder that can be written and has room",
         ) from error

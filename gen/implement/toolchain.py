@@ -130,7 +130,8 @@ def run(
             )
         except OSError as error:
             raise ToolError(
-                f"{task}: cannot start {command[0]} ({error})", remedy="run: popshift doctor"
+                f"{task}: cannot start {command[0]} ({error.strerror or error})",
+                remedy="run: popshift doctor",
             ) from error
         except subprocess.TimeoutExpired as error:
             raise ToolError(
