@@ -194,7 +194,9 @@ def _compile_float(
     name: str,
     options: QuantisationOptions | None,
 ) -> Compiled:
-    graph = int8.quantise(float_graph, samples, config.requantise, options)
+    graph = int8.quantise(
+        float_graph, samples, config.requantise, options, accumulator_width=config.accumulator_width
+    )
     compiled = compile_graph(graph, config, name)
     return dataclasses.replace(
         compiled,

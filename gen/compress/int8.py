@@ -25,13 +25,23 @@ from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Req
 _FACTOR_MARGIN = 0.01
 """How far below the mode's limit requantisation factors stay. An output range that would need more is finer
 than the accumulators' own steps, and is widened."""
-_BIAS_MAX = 1 << 30
-"""Magnitude a quantised bias may have: half the accumulator, the other half is for the products. A channel
-with weights tiny beside its bias gets coarser weights instead of a bias that does not fit."""
+
+
+def _bias_limit(accumulator_width: int) -> int:
+    """Magnitude a quantised bias may have: half the accumulator, the other half is for the products.
+
+    A channel with weights tiny beside its bias gets coarser weights instead of a bias that does not fit.
+    """
+    return 1 << (accumulator_width - 2)
 
 
 def quantise(
-    graph: FloatGraph, calibration: object, mode: Requantise, options: QuantisationOptions | None = None
+    graph: FloatGraph,
+    calibration: object,
+    mode: Requantise,
+    options: QuantisationOptions | None = None,
+    *,
+    accumulator_width: int = 32,
 ) -> Graph:
     """The integer network.
 
@@ -40,7 +50,7 @@ def quantise(
     graph: from a front end.
     calibration: typical inputs, an array or tensor (N, channels, height, width) as the float network takes
         them; some hundred samples.
-    mode: requantisation mode of the accelerator.
+    mode, accumulator_width: requantisation and bits of a sum of the accelerator.
     options: how activation ranges are chosen.
 
     Raises
@@ -58,9 +68,9 @@ def quantise(
         output_range = ranges[operator.output]
         quantised: Operator
         if isinstance(operator, FloatConvolution):
-            tensor, quantised = _convolution(operator, source, shape, output_range, mode)
+            tensor, quantised = _convolution(operator, source, shape, output_range, mode, accumulator_width)
         else:
-            tensor, quantised = _pool(operator, source, shape, output_range, mode)
+            tensor, quantised = _pool(operator, source, shape, output_range, mode, accumulator_width)
         result.tensors[tensor.name] = tensor
         result.operators.append(quantised)
     return result
@@ -72,9 +82,11 @@ def _convolution(
     shape: tuple[int, int, int],
     output_range: tuple[float, float],
     mode: Requantise,
+    accumulator_width: int,
 ) -> tuple[Tensor, Convolution]:
     flat = operator.weight.reshape(shape[0], -1)
-    scales = np.maximum(np.abs(flat).max(1) / WEIGHT_MAX, np.abs(operator.bias) / (source.scale * _BIAS_MAX))
+    for_bias = np.abs(operator.bias) / (source.scale * _bias_limit(accumulator_width))
+    scales = np.maximum(np.abs(flat).max(1) / WEIGHT_MAX, for_bias)
     tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()), mode)
     scales[scales == 0] = tensor.scale / source.scale  # no weights, no bias: any scale will do
     factors = source.scale * scales / tensor.scale
@@ -90,7 +102,7 @@ def _convolution(
         numerics.accumulator_bound(int(l1), int(b))
         for l1, b in zip(np.abs(whole).sum(1), folded_bias, strict=True)
     ]
-    _prove(operator.name, bounds, requantisation)
+    _prove(operator.name, bounds, requantisation, accumulator_width)
     return tensor, Convolution(
         name=operator.name,
         input=operator.input,
@@ -108,6 +120,7 @@ def _pool(
     shape: tuple[int, int, int],
     output_range: tuple[float, float],
     mode: Requantise,
+    accumulator_width: int,
 ) -> tuple[Tensor, Pool]:
     taps = math.prod(operator.window.kernel)
     if taps > POOL_WINDOW_MAX:
@@ -128,6 +141,7 @@ def _pool(
         operator.name,
         [numerics.accumulator_bound(taps, taps * abs(source.zero_point))] * channels,
         requantisation,
+        accumulator_width,
     )
     return tensor, Pool(
         name=operator.name,
@@ -173,19 +187,21 @@ def _limit(real: float, tensor: Tensor) -> int:
     return int(quantise_values(real, tensor.scale, tensor.zero_point))
 
 
-def _prove(layer: str, bounds: list[int], requantisation: Requantisation) -> None:
+def _prove(layer: str, bounds: list[int], requantisation: Requantisation, accumulator_width: int) -> None:
     """Refuse a layer whose accumulators, or their products with the multiplier, could overflow.
 
     `bounds`: largest accumulator magnitude per output channel.
     """
+    wider = "" if accumulator_width == 32 else ", or choose a configuration with accumulator_width = 32"
     for channel, (bound, multiplier) in enumerate(
         zip(bounds, requantisation.multiplier.tolist(), strict=True)
     ):
-        if bound >= 1 << 31:
+        if bound >= 1 << (accumulator_width - 1):
             raise ModelError(
-                f"the accumulator of output channel {channel} can reach {bound}, which does not fit 32 bits",
+                f"the accumulator of output channel {channel} can reach {bound}, which does not fit "
+                f"{accumulator_width} bits",
                 where=f"layer {layer}",
-                remedy="give the layer fewer inputs, or smaller weights (weight decay)",
+                remedy=f"give the layer fewer inputs, or smaller weights (weight decay){wider}",
             )
         if bound * multiplier > numerics.PRODUCT_MAX:
             raise ModelError(

@@ -163,12 +163,13 @@ def test_constant_tensors(mode: Requantise) -> None:
     assert not dequantise(golden.run(graph, np.zeros((1, 3)))["y"], 1.0, graph.tensors["y"].zero_point).any()
 
 
+@pytest.mark.parametrize("width", [24, 32])
 @pytest.mark.parametrize("mode", MODES)
-def test_bias_that_dwarfs_the_weights_still_fits(mode: Requantise) -> None:
+def test_bias_that_dwarfs_the_weights_still_fits(mode: Requantise, width: int) -> None:
     float_graph = one_layer(np.full((1, 3), 1e-12), np.array([4.0]), (3, 1, 1))
     data = np.random.default_rng(4).normal(size=(8, 3, 1, 1))
-    graph = quantise(float_graph, data, mode)
-    assert abs(int(convolution(graph).bias[0])) <= 1 << 30
+    graph = quantise(float_graph, data, mode, accumulator_width=width)
+    assert 1 << (width - 3) < abs(int(convolution(graph).bias[0])) <= 1 << (width - 2)
     assert largest_error(float_graph, graph, data) <= 1
 
 
@@ -196,6 +197,17 @@ def test_accumulator_that_could_overflow_is_refused() -> None:
         f"layer fc: the accumulator of output channel 0 can reach {bound}, which does not fit 32 bits; "
         "give the layer fewer inputs, or smaller weights (weight decay)"
     )
+
+
+def test_narrow_accumulators_refuse_what_wide_ones_take() -> None:
+    inputs = 300
+    float_graph, data = (
+        one_layer(np.ones((1, inputs)), np.zeros(1), (inputs, 1, 1)),
+        np.ones((1, inputs, 1, 1)),
+    )
+    quantise(float_graph, data, Requantise.EXACT)
+    with pytest.raises(ModelError, match="output channel 0 can reach 9753600, which does not fit 24 bits"):
+        quantise(float_graph, data, Requantise.EXACT, accumulator_width=24)
 
 
 def test_requantisation_that_could_overflow_is_refused() -> None:
