@@ -46,6 +46,7 @@ def test_ram_reads_what_was_written_after_its_latency(width, depth):
     assert found == [words[address] for address in order]
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")  # what is refused is not used
 @pytest.mark.parametrize(
     ("width", "depth", "message"),
     [
