@@ -1,0 +1,134 @@
+"""One layer's weights as integer coefficients times an integer basis."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from popshift.gen.compress.smartdeal.fit import fit, improve_coefficients
+from popshift.gen.compress.smartdeal.options import SmartDealConfig
+from popshift.gen.compress.smartdeal.slices import Slicing
+
+BASIS_MAX = 127
+CODE_BITS = 4
+"""Of a coefficient: sign and one of seven exponents, or zero."""
+BASIS_BITS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decomposition:
+    """``weight[f] = scale[f] * (coefficients[f] @ basis[f])``, reshaped as `slicing` says.
+
+    Attributes
+    ----------
+    coefficients: int8 (filters, slices, rows, columns): 0 or plus or minus 1, 2, 4 … 64.
+    basis: int8 (filters, slices, columns, columns), -127 .. 127.
+    scale: float32 (filters,), one for all slices of a filter.
+    slicing: how filters are cut.
+    group: filters that share their zero rows.
+    """
+
+    coefficients: torch.Tensor
+    basis: torch.Tensor
+    scale: torch.Tensor
+    slicing: Slicing
+    group: int
+
+    def weight(self) -> torch.Tensor:
+        """The weights, float32 in the layer's shape. The integer product is exact before it is scaled."""
+        product = self.coefficients.float() @ self.basis.float()
+        return self.slicing.join(product * self.scale[:, None, None, None])
+
+    @property
+    def zero_rows(self) -> torch.Tensor:
+        """Rows that are zero in every filter of a group, boolean (groups, slices, rows)."""
+        used = (self.coefficients != 0).any(3)
+        return ~torch.stack([part.any(0) for part in used.split(self.group)])
+
+    def bits(self) -> dict[str, int]:
+        """Storage: codes of the rows that are not skipped, an index bit for each row and group, bases."""
+        zero = self.zero_rows
+        filters = torch.tensor([len(part) for part in self.coefficients.split(self.group)])
+        rows = int(((~zero).sum((1, 2)) * filters).sum())
+        return {
+            "codes": CODE_BITS * self.slicing.columns * rows,
+            "index": zero.numel(),
+            "basis": BASIS_BITS * self.basis.numel(),
+        }
+
+
+def kept_rows(matrices: torch.Tensor, slicing: Slicing, config: SmartDealConfig) -> torch.Tensor:
+    """Which rows of Ce stay, boolean (filters, slices, rows): the weakest of each group of filters go.
+
+    Parameters
+    ----------
+    matrices: (filters, slices, rows, columns).
+    """
+    strength = matrices.abs().sum(3).flatten(1)
+    kept = torch.ones_like(strength, dtype=torch.bool)
+    units = math.ceil(math.prod(slicing.shape[1:]) / slicing.columns)  # rows behind them are filled up
+    drop = math.ceil(config.row_sparsity * units)
+    if drop:
+        for first in range(0, len(strength), config.group):
+            weakest = strength[first : first + config.group, :units].sum(0).argsort(stable=True)[:drop]
+            kept[first : first + config.group, weakest] = False
+    return kept.reshape(matrices.shape[:3])
+
+
+def decompose_weight(weight: torch.Tensor, config: SmartDealConfig) -> tuple[Decomposition, torch.Tensor]:
+    """The decomposition of one layer's weights, and which coefficients it may use.
+
+    Parameters
+    ----------
+    weight: (filters, channels, height, width) or (filters, inputs), finite.
+    """
+    slicing = Slicing.of(tuple(weight.shape), config.slice_rows)
+    matrices = slicing.cut(weight.detach().float())
+    kept = kept_rows(matrices, slicing, config)[..., None].expand(matrices.shape)
+    flat, mask = matrices.flatten(0, 1), kept.flatten(0, 1)
+    generator = torch.Generator().manual_seed(config.seed)
+    search = {"restarts": config.restarts, "iterations": config.iterations, "generator": generator}
+    coefficients, basis = fit(flat, mask, **search)
+    if config.element_sparsity:
+        mask = _strongest(coefficients, basis, mask, 1 - config.element_sparsity)
+        coefficients, basis = fit(flat, mask, **search)
+    quantised, scale = quantise_basis(basis.unflatten(0, matrices.shape[:2]))
+    # The coefficients once more, now that the basis is what it will be.
+    steps = flat / scale.repeat_interleave(slicing.slices)[:, None, None]
+    final = improve_coefficients(
+        steps.mT, mask.mT.float(), quantised.flatten(0, 1), coefficients.mT.contiguous()
+    )
+    final = final.mT.reshape(matrices.shape)
+    found = Decomposition(
+        coefficients=final.to(torch.int8),
+        basis=quantised.to(torch.int8),
+        scale=_best_scale(matrices, final @ quantised, scale),
+        slicing=slicing,
+        group=config.group,
+    )
+    return found, mask.reshape(matrices.shape).clone()
+
+
+def quantise_basis(basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers -127 .. 127 (as float32) and the scale of every filter, from (filters, slices, n, n)."""
+    scale = basis.abs().amax((1, 2, 3)) / BASIS_MAX
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (basis / scale[:, None, None, None]).round().clamp(-BASIS_MAX, BASIS_MAX), scale
+
+
+def _best_scale(matrices: torch.Tensor, product: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    """The scale of every filter with the least squared error, given the integer product."""
+    power = product.square().sum((1, 2, 3))
+    return torch.where(power > 0, (matrices * product).sum((1, 2, 3)) / power.clamp_min(1), otherwise)
+
+
+def _strongest(
+    coefficients: torch.Tensor, basis: torch.Tensor, kept: torch.Tensor, share: float
+) -> torch.Tensor:
+    """The mask of the `share` of all coefficients that contribute most, among those of `kept`."""
+    strength = coefficients.abs() * basis.norm(dim=2).unsqueeze(1) * kept
+    count = math.floor(share * strength.numel())
+    order = strength.flatten().argsort(descending=True, stable=True)[:count]
+    mask = torch.zeros(strength.numel(), dtype=torch.bool)
+    mask[order] = True
+    return mask.reshape(kept.shape) & kept
