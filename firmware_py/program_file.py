@@ -25,6 +25,7 @@ from popshift.hw.errors import ProgramError
 
 FORMAT = 1
 _ENTRY = "popshift"
+_COMPILE = "; a model is compiled first (popshift compile)"
 _NO_DIGEST = b"0" * 64
 # As it stands in the file: JSON within a JSON string.
 _BEFORE_DIGEST = rb"\"sha256\":\""
@@ -55,7 +56,7 @@ def unpack(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, NDArray[A
     header_bytes = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or len(data) < _LENGTH_BYTES + header_bytes:
         raise ProgramError(
-            f"truncated, or not a program file ({len(data)} bytes)", where=where, remedy=remedy
+            f"truncated, or not a program file ({len(data)} bytes)", where=where, remedy=f"{remedy}{_COMPILE}"
         )
     place = _digest_place(data[: _LENGTH_BYTES + header_bytes])
     if place < 0:
@@ -116,7 +117,7 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ProgramError(
-            f"cannot read it ({error.strerror or error})", where=str(path), remedy="check the path"
+            f"cannot read it ({error.strerror or error})", where=str(path), remedy=f"check the path{_COMPILE}"
         ) from error
 
 

@@ -51,8 +51,8 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
 
     Parameters
     ----------
-    values: (n, channels, height, width), or (n, features) for a vector; floating point (quantised here) or
-        int8 (taken as it is).
+    values: (n, channels, height, width), or (n, channels, width) for a sequence, or (n, features) for a
+        vector; floating point (quantised here) or int8 (taken as it is).
 
     Raises
     ------
@@ -61,7 +61,9 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
     where = f"input {tensor.name}"
     array = np.asarray(values)
     channels, height, width = tensor.shape
-    shapes = [(channels, height, width)] + ([(channels,)] if height == width == 1 else [])
+    shapes: list[tuple[int, ...]] = [(channels, height, width)]
+    if height == 1:
+        shapes.append((channels,) if width == 1 else (channels, width))
     if array.ndim == 0 or array.shape[1:] not in shapes:
         wanted = " or ".join("(" + ", ".join(("n", *map(str, shape))) + ")" for shape in shapes)
         lacking = array.ndim in [len(shape) for shape in shapes]

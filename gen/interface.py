@@ -8,7 +8,7 @@ from typing import Any
 
 from popshift.hw import isa, numerics, packet
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
-from popshift.hw.isa import Counter, Opcode, Status
+from popshift.hw.isa import ALWAYS_COUNTED, Counter, Opcode, Status
 from popshift.hw.packet import Space, Type
 
 _SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
@@ -88,7 +88,8 @@ def markdown(config: AcceleratorConfig) -> str:
     facts = interface(config)
     lines = [
         f"# Interface of accelerator {config.name}",
-        f"Architecture digest `{facts['digest']}`, link `{config.link}`. All numbers are little endian.",
+        f"Architecture digest `{facts['digest']}`. All numbers are little endian.",
+        f"Ports: `clk`, {config.clock_hz / 1e6:g} MHz; `rst`, synchronous, high; {_link_ports(config)}.",
         "## Memories",
     ]
     for memory in facts["memories"]:
@@ -104,6 +105,11 @@ def markdown(config: AcceleratorConfig) -> str:
     states = [[str(s["code"]), name, s["meaning"]] for name, s in facts["status"].items()]
     lines += ["## Status codes", _table(["code", "name", "meaning"], states)]
     lines += ["## Counters", _doc(Counter)]
+    if not config.performance_counters:
+        counted = " and ".join(counter.name for counter in ALWAYS_COUNTED)
+        lines.append(
+            f"This configuration has no performance counters: only {counted} count, the others are 0."
+        )
     lines += ["## Instructions", _doc(isa)]
     for name, item in facts["instructions"].items():
         fields = [[f["name"], str(f["word"]), _span(f), f"{f['low']} .. {f['high']}"] for f in item["fields"]]
@@ -113,6 +119,12 @@ def markdown(config: AcceleratorConfig) -> str:
             _table(["field", "word", "bits", "values"], fields),
         ]
     return "\n\n".join(lines) + "\n"
+
+
+def _link_ports(config: AcceleratorConfig) -> str:
+    if config.link == "uart":
+        return f"`rx` and `tx`: a UART of {config.baud:,} baud, 8 data bits, no parity, one stop bit"
+    return "a byte stream in (`rx__payload`, `rx__valid`, `rx__ready`) and one out (`tx__payload` …)"
 
 
 def _bits(name: str, low: int, width: int, kind: str) -> dict[str, Any]:

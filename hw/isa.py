@@ -143,6 +143,8 @@ class Counter(IntEnum):
 
 
 COUNTER_BITS = 32
+ALWAYS_COUNTED = (Counter.CYCLES, Counter.LINK_ERRORS)
+"""What is counted without `performance_counters`; the other counters stay 0 then."""
 CYCLE_CAUSES = (
     Counter.MATRIX,
     Counter.CHANNEL,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from popshift.firmware_py.program import Program
+    from popshift.hw.config import AcceleratorConfig
     from popshift.hw.isa import Counter
 
 
@@ -107,6 +108,9 @@ def print_outputs(summary: dict[str, Any]) -> None:
             typer.echo(f"  largest at: {' '.join(map(str, shown))}{more}")
 
 
-def plain_counters(counters: "dict[Counter, int]") -> dict[str, int]:
-    """Counters by their names, for JSON and tables."""
-    return {counter.name.lower(): value for counter, value in counters.items()}
+def plain_counters(counters: "dict[Counter, int]", config: "AcceleratorConfig") -> dict[str, int]:
+    """The counters that the configuration has, by their names, for JSON and tables."""
+    from popshift.hw.isa import ALWAYS_COUNTED
+
+    built = counters if config.performance_counters else ALWAYS_COUNTED
+    return {counter.name.lower(): counters[counter] for counter in built if counter in counters}

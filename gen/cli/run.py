@@ -44,7 +44,7 @@ def run(
         load_seconds = time.monotonic() - started
         outputs = device.run(values, progress=not as_json)
         seconds = time.monotonic() - started - load_seconds
-        counters = plain_counters(device.counters())
+        counters = plain_counters(device.counters(), loaded.config)
         statistics = asdict(device.link.statistics)
     if output is not None:
         write_outputs(output, loaded, outputs)

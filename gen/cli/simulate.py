@@ -17,6 +17,7 @@ from popshift.gen.cli.output import Json, print_json, print_table, require_writa
 from popshift.gen.level import Level
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED
+from popshift.hw.isa import CYCLE_CAUSES
 
 if TYPE_CHECKING:
     from popshift.firmware_py.program import Program
@@ -71,7 +72,11 @@ def _values(
     program: "Program", done: "Execution", compared: bool, difference: "Difference | None"
 ) -> dict[str, Any]:
     layers = [
-        {"layer": layer.name, "predicted_cycles": layer.predicted_cycles, **plain_counters(entry.counters)}
+        {
+            "layer": layer.name,
+            "predicted_cycles": layer.predicted_cycles,
+            **plain_counters(entry.counters, program.config),
+        }
         for layer, entry in zip(program.layers, done.layer_counters or (), strict=False)
     ]
     return {
@@ -82,7 +87,7 @@ def _values(
         "seconds": done.seconds,
         "outputs": outputs_summary(program, done.outputs),
         "predicted_cycles": sum(layer.predicted_cycles for layer in program.layers),
-        "counters": None if done.counters is None else plain_counters(done.counters),
+        "counters": None if done.counters is None else plain_counters(done.counters, program.config),
         "layers": layers or None,
         "compared_with_golden": compared,
         "difference": None if difference is None else asdict(difference),
@@ -112,10 +117,14 @@ def _print(found: dict[str, Any], output: Path | None) -> None:
 
 def print_counters(layers: list[dict[str, Any]]) -> None:
     """Where the cycles of one image went, layer by layer."""
-    causes = ["matrix", "channel", "weights", "accumulators", "drain", "control"]
+    causes = [cause.name.lower() for cause in CYCLE_CAUSES if cause.name.lower() in layers[0]]
     columns = ["layer", "cycles", "predicted", *causes]
     rows = [
         [entry["layer"], *(f"{entry[name]:,}" for name in ("cycles", "predicted_cycles", *causes))]
         for entry in layers
     ]
     print_table("Cycles of one image, counted by the hardware", columns, rows)
+    if not causes:
+        typer.echo(
+            "where the cycles went is not counted: this configuration has performance_counters = false"
+        )

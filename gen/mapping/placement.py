@@ -18,7 +18,7 @@ from popshift.gen.mapping import tiling
 from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.padding import Padding, padding_of
 from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.errors import ModelError
 
 HOST = -1
@@ -211,9 +211,13 @@ def _refusal(graph: Graph, error: DoesNotFitError, config: AcceleratorConfig) ->
     else:
         where = f"layer {graph.operators[min(error.step, len(graph.operators) - 1)].name}"
     parts = " + ".join(f"{buffer.name} {buffer.words}" for buffer in error.peak)
+    smaller, most = "use a smaller network or input", 1 << ADDRESS_BITS
+    remedy = f"raise activation_depth to at least {error.needed}, or {smaller}"
+    if error.needed > most:
+        remedy = f"{smaller}, or more rows: no configuration has more than {most} words a row"
     return ModelError(
         f"the tensors alive here need {error.needed} words of activation memory ({parts}), "
         f"there are {config.activation_depth}",
         where=where,
-        remedy=f"raise activation_depth to at least {error.needed}, or use a smaller network or input",
+        remedy=remedy,
     )

@@ -5,11 +5,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import COUNTER_BITS, CYCLE_CAUSES, Counter
+from popshift.hw.isa import ALWAYS_COUNTED, COUNTER_BITS, CYCLE_CAUSES, Counter
 
 
 class Counters(wiring.Component):
-    """Counts events while the machine runs; without `performance_counters` all but CYCLES stay 0.
+    """Counts events while the machine runs; without `performance_counters` all but CYCLES stay 0 here.
 
     Members
     -------
@@ -37,7 +37,7 @@ class Counters(wiring.Component):
             return m
         earlier: Signal | Const = Const(0, 1)
         for counter in Counter:
-            if counter in (Counter.CYCLES, Counter.LINK_ERRORS):
+            if counter in ALWAYS_COUNTED:
                 continue
             event = self.events[counter]
             if counter is CYCLE_CAUSES[-1]:

@@ -62,6 +62,13 @@ def test_int8_inputs_are_taken_as_they_are_and_vectors_get_their_shape() -> None
     flat = np.arange(21, dtype=np.int8).reshape(3, 7)
     np.testing.assert_array_equal(quantise_input(vector, flat), flat.reshape(3, 7, 1, 1), strict=True)
     np.testing.assert_array_equal(quantise_input(vector, flat.reshape(3, 7, 1, 1)), flat.reshape(3, 7, 1, 1))
+    sequence = layout("s", 0, (3, 1, 20))
+    lines = values.reshape(2, 3, 20)
+    np.testing.assert_array_equal(quantise_input(sequence, lines), lines[:, :, None], strict=True)
+    with pytest.raises(
+        InputError, match=r"\(n, 3, 1, 20\) or \(n, 3, 20\), not \(3, 20\); put the batch first"
+    ):
+        quantise_input(sequence, lines[0])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from test_compilation import TINY, graph_of_every_operator
 from typer.testing import CliRunner
 
 from popshift.firmware_py.program import Program
-from popshift.gen import generation
+from popshift.gen import generation, interface
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph, compile_model
 from popshift.hw.config import AcceleratorConfig
@@ -207,6 +207,19 @@ def test_simulate_gives_the_same_at_every_level(program, level):
             assert layer["cycles"] == pytest.approx(layer["predicted_cycles"], rel=0.02)
     else:
         assert done["counters"] is None and done["layers"] is None
+
+
+def test_counters_that_are_not_built_are_not_shown(program):
+    bare = TINY.replace(performance_counters=False)
+    compile_model(f"{MODULE}:net", bare).program.save("uncounted.pop")
+    done = printed("simulate", "uncounted.pop", "-i", "x.npy", "--level", "rtl")
+    assert set(done["counters"]) == {"cycles", "link_errors"}
+    shown = popshift("simulate", "uncounted.pop", "-i", "x.npy", "--level", "rtl").stdout
+    assert "drain" not in shown and "performance_counters = false" in shown
+    ran = popshift("run", "uncounted.pop", "--port", "sim:", "-i", "x.npy").stdout
+    assert "link errors 0" in ran and "drain" not in ran
+    assert "no performance counters" in interface.markdown(bare)
+    assert "drain" in popshift("simulate", program, "-i", "x.npy", "--level", "rtl").stdout
 
 
 def test_simulate_names_the_first_difference(folder: Path, program):

@@ -264,7 +264,9 @@ def test_other_refusals(network):
         compile_module(network, images(), "tinny")
     with pytest.raises(ModelError, match="quantised for exact requantisation"):
         compile_graph(graph_of_every_operator(), TINY.replace(requantise="compact"))
-    with pytest.raises(ModelError, match="raise activation_depth"):
+    with pytest.raises(ModelError, match="raise activation_depth to at least"):
+        compile_module(nn.Conv2d(1, 1, 3), torch.zeros(2, 1, 60, 60), TINY)
+    with pytest.raises(ModelError, match="no configuration has more than 65536 words a row"):
         compile_module(nn.Conv2d(1, 1, 3), torch.zeros(2, 1, 200, 200), TINY)
 
 
