@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from popshift.firmware_py.program import Program
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
-from popshift.gen.bench.measure import predicted_cycles
 from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
-from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference
+from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
 from popshift.gen.graph import Graph
 from popshift.gen.steps import Step, Steps
 from popshift.gen.train import digits
@@ -194,18 +192,11 @@ def run(
         predictions=scores.reshape(len(scores), -1).argmax(1),
         checks=checks,
         profile=profile,
-        predicted=_predicted(compiled.program),
+        predicted=predicted_cycles(compiled.program),
         simulation=simulation,
         steps=steps.done,
         seconds=steps.seconds,
     )
-
-
-def _predicted(program: Program) -> int:
-    """Cycles of what the hardware counts: start to done; of several segments, the layers alone."""
-    if len(program.segments) == 1:
-        return predicted_cycles(program)
-    return sum(layer.predicted_cycles for layer in program.layers)
 
 
 def _build(config: AcceleratorConfig, steps: Steps) -> None:

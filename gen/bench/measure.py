@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 
 from popshift.firmware_py.program import LayerRecord as ProgramLayer
-from popshift.firmware_py.program import Program, Segment
+from popshift.firmware_py.program import Program
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen.bench.cases import Case, Workload
 from popshift.gen.bench.records import LayerRecord, Record
 from popshift.gen.compilation import Compiled, compile_graph
-from popshift.gen.execution import Arrays, Execution, Level, execute
-from popshift.hw import isa
+from popshift.gen.execution import Arrays, Execution, Level, execute, predicted_cycles
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import CYCLE_CAUSES, Counter, Instruction
-from popshift.sim import cycles as cycle_model
+from popshift.hw.isa import CYCLE_CAUSES, Counter
 
 BUSY = (Counter.MATRIX, Counter.CHANNEL)
 """Causes of a cycle in which activations are read; all others are stalls."""
@@ -121,21 +119,6 @@ def _run(
 
 
 STALLS = tuple(cause for cause in CYCLE_CAUSES if cause not in BUSY)
-
-
-def predicted_cycles(program: Program) -> int:
-    """What the cycle model predicts from start to done, over all segments."""
-    return sum(sum(cycle_model.predict(_instructions(s), program.config)) for s in program.segments)
-
-
-def _instructions(segment: Segment) -> list[Instruction]:
-    words, items, place = [int(word) for word in segment.instructions], [], 0
-    while place < len(words):
-        item = isa.decode(words, place)
-        assert isinstance(item, Instruction), f"the compiler wrote an instruction that is {item.name}"
-        items.append(item)
-        place += isa.LENGTHS[item.opcode]
-    return items
 
 
 def _counters(device: Accelerator, program: Program, run: Execution) -> Counters | None:

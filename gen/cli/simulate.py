@@ -71,6 +71,8 @@ def simulate(
 def _values(
     program: "Program", done: "Execution", compared: bool, difference: "Difference | None"
 ) -> dict[str, Any]:
+    from popshift.gen.execution import predicted_cycles
+
     layers = [
         {
             "layer": layer.name,
@@ -86,7 +88,7 @@ def _values(
         "images": len(next(iter(done.outputs.values()))),
         "seconds": done.seconds,
         "outputs": outputs_summary(program, done.outputs),
-        "predicted_cycles": sum(layer.predicted_cycles for layer in program.layers),
+        "predicted_cycles": predicted_cycles(program),
         "counters": None if done.counters is None else plain_counters(done.counters, program.config),
         "layers": layers or None,
         "compared_with_golden": compared,
