@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional
 
 from popshift.firmware_py.progress import TransferBar
+from popshift.gen.train.checkpoint import TrainingState
 from popshift.hw.errors import InputError
 
 Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -41,6 +43,7 @@ def train(
     options: TrainingOptions,
     *,
     augment: Augmentation | None = None,
+    checkpoint: Path | None = None,
 ) -> list[float]:
     """Train `network` in place to classify; it is in eval mode afterwards.
 
@@ -53,6 +56,8 @@ def train(
     images: float32 (N, channels, height, width).
     labels: int64 (N,).
     augment: changes every batch.
+    checkpoint: file that is written after every epoch; if it exists, the training goes on from there, with
+        the same result as if it had never stopped.
 
     Returns
     -------
@@ -60,7 +65,8 @@ def train(
 
     Raises
     ------
-    InputError: there are not as many labels as images, or none.
+    InputError: there are not as many labels as images, or none; the checkpoint is of another training or
+        cannot be written.
     """
     if len(images) != len(labels) or not len(images):
         raise InputError(
@@ -74,10 +80,13 @@ def train(
         network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    losses = []
+    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    state = TrainingState(parts, generator, [])
+    if checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint, options)
     network.train()
     with _one_thread(), TransferBar("training (epochs)", options.epochs) as bar:
-        for epoch in range(options.epochs):
+        for epoch in range(len(state.losses), options.epochs):
             total = 0.0
             for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
                 batch = images[chosen] if augment is None else augment(images[chosen], generator)
@@ -87,10 +96,12 @@ def train(
                 optimiser.step()
                 schedule.step()
                 total += loss.item() * len(chosen)
-            losses.append(total / len(images))
+            state.losses.append(total / len(images))
+            if checkpoint is not None:
+                state.save(checkpoint, options)
             bar.update(epoch + 1)
     network.eval()
-    return losses
+    return state.losses
 
 
 @contextlib.contextmanager

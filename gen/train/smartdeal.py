@@ -1,0 +1,84 @@
+"""The two ways to train SmartDeal weights (arXiv 2101.01163).
+
+`project_and_retrain` trains dense weights and decomposes them after every epoch; `retrain` trains
+coefficients and basis themselves, the pattern of zeros fixed.
+"""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from popshift.gen.compress import smartdeal
+from popshift.gen.compress.smartdeal import SmartDealConfig
+from popshift.gen.train.trainer import Augmentation, TrainingOptions, accuracy, train
+
+
+def retrain(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    config: SmartDealConfig,
+    options: TrainingOptions,
+    *,
+    augment: Augmentation | None = None,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """A decomposed copy of a trained network, its coefficients and bases trained further, straight through.
+
+    Parameters
+    ----------
+    network: trained, with plain weights; stays as it is.
+    images, labels, options, augment, checkpoint: see `popshift.gen.train.trainer.train`.
+    """
+    result, _ = smartdeal.decompose(network, config)
+    train(result, images, labels, options, augment=augment, checkpoint=checkpoint)
+    return result
+
+
+def project_and_retrain(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    config: SmartDealConfig,
+    options: TrainingOptions,
+    *,
+    augment: Augmentation | None = None,
+) -> nn.Module:
+    """A decomposed copy of a trained network: after each epoch of dense training all weights are projected.
+
+    Pruned weights may grow again between projections. The projection that classifies `images` best is kept,
+    the last one of several that are equal. The learning rate falls from epoch to epoch along half a cosine.
+
+    Parameters
+    ----------
+    network: trained, with plain weights; stays as it is.
+    images, labels, options, augment: see `popshift.gen.train.trainer.train`.
+    """
+    dense = copy.deepcopy(network)
+    best, _ = smartdeal.decompose(dense, config)
+    most = accuracy(best.eval(), images, labels)
+    for epoch in range(options.epochs):
+        share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * epoch / options.epochs)).item())
+        step = dataclasses.replace(
+            options, epochs=1, learning_rate=share * options.learning_rate, seed=options.seed + epoch
+        )
+        train(dense, images, labels, step, augment=augment)
+        projected, _ = smartdeal.decompose(dense, config)
+        reached = accuracy(projected.eval(), images, labels)
+        if reached >= most:
+            best, most = projected, reached
+        _take_weights(dense, projected)
+    return best
+
+
+def _take_weights(dense: nn.Module, projected: nn.Module) -> None:
+    """Let dense layers go on from their projections."""
+    with torch.no_grad():
+        for name, layer in projected.named_modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                weight = smartdeal.decomposition(layer).weight()
+                dense.get_submodule(name).get_parameter("weight").copy_(weight)

@@ -1,0 +1,118 @@
+"""Checkpoints, and the two ways to train SmartDeal weights."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from popshift.gen.compress.smartdeal import SmartDealConfig, decompose, decomposition
+from popshift.gen.train.smartdeal import project_and_retrain, retrain
+from popshift.gen.train.trainer import TrainingOptions, accuracy, train
+from popshift.hw.errors import InputError
+
+OPTIONS = TrainingOptions(epochs=4, batch=32, learning_rate=1e-2, weight_decay=0, seed=3)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+        )
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of four noisy patterns, and which one each shows."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 4, (256,), generator=generator)
+    patterns = torch.randn(4, 1, 6, 6, generator=generator)
+    return patterns[labels] + 0.8 * torch.randn(256, 1, 6, 6, generator=generator), labels
+
+
+@pytest.fixture(scope="module")
+def trained(data) -> nn.Sequential:
+    model = network()
+    train(model, *data, dataclasses.replace(OPTIONS, epochs=6))
+    return model
+
+
+def noisy(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return batch + 0.1 * torch.randn(batch.shape, generator=generator)
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_a_training_that_stopped_goes_on_as_if_it_had_not(data, tmp_path: Path):
+    whole, parts = network(), network()
+    losses = train(whole, *data, OPTIONS, augment=noisy)
+    file = tmp_path / "run.pt"
+    calls = 0
+
+    def stops(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 20:  # in the third epoch of eight batches each
+            raise KeyboardInterrupt
+        return noisy(batch, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, *data, OPTIONS, augment=stops, checkpoint=file)
+    parts = network(seed=99)  # its weights come from the checkpoint
+    assert train(parts, *data, OPTIONS, augment=noisy, checkpoint=file) == losses
+    for name, value in whole.state_dict().items():
+        assert torch.equal(parts.state_dict()[name], value), name
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    again = network(seed=5)
+    assert train(again, *data, OPTIONS, checkpoint=file) == losses, "nothing is left to do"
+
+
+def test_checkpoints_of_something_else_are_refused(data, tmp_path: Path):
+    file = tmp_path / "run.pt"
+    train(network(), *data, dataclasses.replace(OPTIONS, epochs=1), checkpoint=file)
+    with pytest.raises(
+        InputError, match=r"run\.pt: the checkpoint is of a training with other epochs; delete"
+    ):
+        train(network(), *data, OPTIONS, checkpoint=file)
+    with pytest.raises(InputError, match="the checkpoint is of another network; delete it"):
+        train(
+            nn.Sequential(nn.Flatten(), nn.Linear(36, 4)),
+            *data,
+            dataclasses.replace(OPTIONS, epochs=1),
+            checkpoint=file,
+        )
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a checkpoint, or damaged; delete it"):
+        train(network(), *data, OPTIONS, checkpoint=file)
+    missing = tmp_path / "nowhere" / "run.pt"
+    with pytest.raises(InputError, match=r"cannot write the checkpoint .*; choose a folder"):
+        train(network(), *data, OPTIONS, checkpoint=missing)
+
+
+# ---- SmartDeal ---------------------------------------------------------------------------------------------
+
+CONFIG = SmartDealConfig(row_sparsity=0.6, group=4)
+
+
+@pytest.mark.parametrize("method", [retrain, project_and_retrain])
+def test_training_wins_back_what_the_decomposition_lost(method, data, trained):
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    plain, _ = decompose(trained, CONFIG)
+    result = method(trained, *data, CONFIG, OPTIONS)
+    lost, won = accuracy(plain.eval(), *data), accuracy(result, *data)
+    assert lost < accuracy(trained, *data) - 0.03 and won > lost + 0.03
+    for name in ("0", "4"):
+        found = decomposition(result.get_submodule(name))
+        assert set(found.coefficients.abs().unique().tolist()) <= {0, 1, 2, 4, 8, 16, 32, 64}
+        assert found.zero_rows.float().mean() >= 0.6
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+
+
+def test_a_decomposed_training_can_be_resumed(data, trained, tmp_path: Path):
+    whole = retrain(trained, *data, CONFIG, OPTIONS)
+    file = tmp_path / "run.pt"
+    assert torch.equal(retrain(trained, *data, CONFIG, OPTIONS, checkpoint=file)[0].weight, whole[0].weight)
+    assert torch.equal(retrain(trained, *data, CONFIG, OPTIONS, checkpoint=file)[0].weight, whole[0].weight)
