@@ -95,10 +95,16 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             if _settings["debug"]:
                 traceback.print_exc()
             text, status = _explained(error)
-            typer.echo(f"error: {' '.join(text.split())}", err=True)
+            typer.echo(f"error: {_one_line(text)}", err=True)
             raise typer.Exit(status) from None
 
     return run
+
+
+def _one_line(text: str) -> str:
+    """Several problems of one error, a line each behind a summary, stand side by side."""
+    summary, *problems = (" ".join(line.split()) for line in text.splitlines())
+    return " ".join([summary, " | ".join(problems)]) if problems else summary
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -134,7 +134,11 @@ def test_compile_takes_calibration_data_and_ranges():
         ),
         ((f"{MODULE}:net", "-c", "tiny", "-o", "nowhere/net.pop"), "nowhere/net.pop: cannot write it (No"),
         (("missing:net", "-c", "tiny", "-o", "."), ".: cannot write it (Is a directory)"),
-        ((f"{MODULE}:bad", "-c", "tiny"), "2 operators of the network cannot run on the accelerator"),
+        (
+            (f"{MODULE}:bad", "-c", "tiny"),
+            "2 operators of the network cannot run on the accelerator: layer 1 (gelu): ",
+        ),
+        ((f"{MODULE}:bad", "-c", "tiny"), " | layer 2 (softplus): "),
         (("net.bin", "-c", "tiny"), "net.bin: unknown kind of model"),
     ],
 )
