@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from popshift.gen.compress import smartdeal
 from popshift.gen.compress.smartdeal import SmartDealConfig
+from popshift.gen.train.bucket_switch import BucketSwitch, BucketSwitchOptions, others
 from popshift.gen.train.trainer import Augmentation, TrainingOptions, accuracy, train
 
 
@@ -26,6 +27,7 @@ def retrain(
     *,
     augment: Augmentation | None = None,
     checkpoint: Path | None = None,
+    bucket_switch: BucketSwitchOptions | None = None,
 ) -> nn.Module:
     """A decomposed copy of a trained network, its coefficients and bases trained further, straight through.
 
@@ -33,9 +35,19 @@ def retrain(
     ----------
     network: trained, with plain weights; stays as it is.
     images, labels, options, augment, checkpoint: see `popshift.gen.train.trainer.train`.
+    bucket_switch: coefficients move by whole exponents (`BucketSwitch`); by default their carriers are
+        trained like all other parameters and rounded in every step.
     """
     result, _ = smartdeal.decompose(network, config)
-    train(result, images, labels, options, augment=augment, checkpoint=checkpoint)
+    steps = -(-len(images) // options.batch)
+
+    def switching(network: nn.Module, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+        rate, decay = options.learning_rate, options.weight_decay
+        rest = torch.optim.AdamW(others(network), lr=rate, weight_decay=decay)
+        return [rest, BucketSwitch(network, bucket_switch or BucketSwitchOptions(), reset_every=steps)]
+
+    optimisers = None if bucket_switch is None else switching
+    train(result, images, labels, options, augment=augment, checkpoint=checkpoint, optimisers=optimisers)
     return result
 
 

@@ -36,6 +36,17 @@ class TrainingOptions:
     seed: int = 0
 
 
+def adamw(network: torch.nn.Module, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+    """AdamW on all parameters."""
+    return [
+        torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    ]
+
+
+Optimisers = Callable[[torch.nn.Module, TrainingOptions], list[torch.optim.Optimizer]]
+"""Makes the optimisers of a training."""
+
+
 def train(
     network: torch.nn.Module,
     images: torch.Tensor,
@@ -44,6 +55,7 @@ def train(
     *,
     augment: Augmentation | None = None,
     checkpoint: Path | None = None,
+    optimisers: Optimisers | None = None,
 ) -> list[float]:
     """Train `network` in place to classify; it is in eval mode afterwards.
 
@@ -58,6 +70,7 @@ def train(
     augment: changes every batch.
     checkpoint: file that is written after every epoch; if it exists, the training goes on from there, with
         the same result as if it had never stopped.
+    optimisers: what takes the steps, by default AdamW on all parameters; the learning rate of each falls.
 
     Returns
     -------
@@ -76,11 +89,10 @@ def train(
         )
     generator = torch.Generator().manual_seed(options.seed)
     steps = options.epochs * -(-len(images) // options.batch)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    chosen_optimisers = (optimisers or adamw)(network, options)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, steps) for each in chosen_optimisers]
+    steppers = [*chosen_optimisers, *schedules]
+    parts = {"network": network, **{f"stepper_{index}": each for index, each in enumerate(steppers)}}
     state = TrainingState(parts, generator, [])
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint, options)
@@ -91,10 +103,10 @@ def train(
             for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
                 batch = images[chosen] if augment is None else augment(images[chosen], generator)
                 loss = functional.cross_entropy(network(batch), labels[chosen])
-                optimiser.zero_grad()
+                network.zero_grad()
                 loss.backward()
-                optimiser.step()
-                schedule.step()
+                for each in steppers:
+                    each.step()
                 total += loss.item() * len(chosen)
             state.losses.append(total / len(images))
             if checkpoint is not None:

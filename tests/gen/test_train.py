@@ -1,6 +1,7 @@
 """Checkpoints, and the two ways to train SmartDeal weights."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from popshift.gen.compress.smartdeal import SmartDealConfig, decompose, decomposition
+from popshift.gen.compress.smartdeal.layers import smartdeal_weights
+from popshift.gen.train.bucket_switch import BucketSwitch, BucketSwitchOptions, others, switched
 from popshift.gen.train.smartdeal import project_and_retrain, retrain
 from popshift.gen.train.trainer import TrainingOptions, accuracy, train
 from popshift.hw.errors import InputError
@@ -97,7 +100,14 @@ def test_checkpoints_of_something_else_are_refused(data, tmp_path: Path):
 CONFIG = SmartDealConfig(row_sparsity=0.6, group=4)
 
 
-@pytest.mark.parametrize("method", [retrain, project_and_retrain])
+SWITCHING = BucketSwitchOptions(learning_rate=1e-2, threshold=1e-3, votes=2)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [retrain, project_and_retrain, functools.partial(retrain, bucket_switch=SWITCHING)],
+    ids=["form", "project", "bucket-switch"],
+)
 def test_training_wins_back_what_the_decomposition_lost(method, data, trained):
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     plain, _ = decompose(trained, CONFIG)
@@ -112,7 +122,33 @@ def test_training_wins_back_what_the_decomposition_lost(method, data, trained):
 
 
 def test_a_decomposed_training_can_be_resumed(data, trained, tmp_path: Path):
-    whole = retrain(trained, *data, CONFIG, OPTIONS)
-    file = tmp_path / "run.pt"
-    assert torch.equal(retrain(trained, *data, CONFIG, OPTIONS, checkpoint=file)[0].weight, whole[0].weight)
-    assert torch.equal(retrain(trained, *data, CONFIG, OPTIONS, checkpoint=file)[0].weight, whole[0].weight)
+    for switch in (None, SWITCHING):
+        file = tmp_path / f"{switch}.pt"
+        run = functools.partial(retrain, trained, *data, CONFIG, OPTIONS, bucket_switch=switch)
+        whole = run().state_dict()
+        for found in (run(checkpoint=file), run(checkpoint=file)):
+            assert all(torch.equal(value, whole[name]) for name, value in found.state_dict().items())
+
+
+def test_switched_levels_are_neighbours():
+    levels = [-64, -2, -1, 0, 1, 2, 64]
+    up, down = [-32, -1, 0, 1, 2, 4, 64], [-64, -4, -2, -1, 0, 1, 32]
+    level = torch.tensor(levels).float()
+    for direction, wanted in ((1, up), (-1, down), (0, levels)):
+        assert switched(level, torch.full_like(level, direction)).tolist() == wanted
+
+
+def test_exponents_move_once_enough_steps_agree(trained):
+    """With a gradient of our own: all coefficients shall grow, those that are pruned may not."""
+    result, _ = decompose(trained, CONFIG)
+    (form, carrier), *_ = smartdeal_weights(result)
+    options = BucketSwitchOptions(learning_rate=0.1, momentum=0, threshold=0.05, votes=3)
+    optimiser = BucketSwitch(result, options)
+    before = decomposition(result.get_submodule("0")).coefficients.float()
+    wanted = switched(before, form.kept.float())
+    for step, gradient in enumerate((-1, -1, -0.4, -1)):  # 0.04 is below the threshold
+        carrier.grad = torch.full_like(carrier, gradient)
+        optimiser.step()
+        now = decomposition(result.get_submodule("0")).coefficients.float()
+        assert torch.equal(now, before if step < 3 else wanted)
+    assert {id(p) for p in others(result)}.isdisjoint(id(c) for _, c in smartdeal_weights(result))

@@ -1,6 +1,7 @@
 """SmartDeal weights inside PyTorch modules: optimisers, state dicts and export go on working."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -133,10 +134,17 @@ def decompose(module: _Module, config: SmartDealConfig) -> tuple[_Module, list[L
 
 def decomposition(layer: nn.Module) -> Decomposition:
     """The integers of a layer that `decompose` has made."""
-    found = layer.get_submodule("parametrizations.weight")
-    inner = found.get_submodule("0")
-    assert isinstance(inner, SmartDealWeight)
-    return inner.integers(found.get_parameter("original0"), found.get_parameter("original1"))
+    ((form, coefficients),) = smartdeal_weights(layer)
+    return form.integers(coefficients, layer.get_parameter("parametrizations.weight.original1"))
+
+
+def smartdeal_weights(network: nn.Module) -> Iterator[tuple[SmartDealWeight, nn.Parameter]]:
+    """Parametrisation and carrier of the coefficients of every layer that has SmartDeal weights."""
+    for layer in network.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            form = layer.get_submodule("parametrizations.weight.0")
+            if isinstance(form, SmartDealWeight):
+                yield form, layer.get_parameter("parametrizations.weight.original0")
 
 
 def _decomposable(layer: nn.Module) -> bool:
