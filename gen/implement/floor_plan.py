@@ -10,7 +10,7 @@ from typing import Any
 
 from popshift.hw.matrix.mesh import tile_name
 
-_IN_TILE = re.compile(r"\b" + tile_name(r"(\d+)", r"(\d+)") + r"\.(.*)$")
+_IN_TILE = re.compile(r"\b" + tile_name(r"(\d+)", r"(\d+)") + r"\.\D*(\d+)$")
 
 
 def place_multipliers(module: dict[str, Any], sites: Sequence[str]) -> int:
@@ -29,11 +29,11 @@ def place_multipliers(module: dict[str, Any], sites: Sequence[str]) -> int:
     columns = 1 + max((int(tile[2]) for tile in tiles.values()), default=0)
     middle = (columns + 1) // 2
 
-    def place(name: str) -> tuple[int, int, int, str]:
+    def place(name: str) -> tuple[int, int, int, int, str]:
         if name not in tiles:
-            return middle, 0, 0, name
-        row, column, rest = tiles[name].groups()
-        return int(column), 1, int(row), rest
+            return middle, 0, 0, 0, name
+        row, column, number = map(int, tiles[name].groups())
+        return column, 1, row, number, name
 
     placed = list(zip(sorted(cells, key=place), sites, strict=False))
     for name, site in placed:

@@ -20,9 +20,9 @@ def sites_of(module: dict) -> dict[str, str]:
 def test_columns_follow_each_other_around_the_post_unit():
     module = multipliers(
         "top.mesh.tile_1_0.U$0",
-        "top.mesh.tile_0_2.U$1",
+        "top.mesh.tile_0_2.U$10",
+        "top.mesh.tile_0_2.U$9",
         "top.mesh.tile_0_0.U$0",
-        "top.mesh.tile_0_2.U$0",
         "top.post.lane_0.U$0",
         "top.mesh.tile_0_1.U$0",
     )
@@ -32,8 +32,8 @@ def test_columns_follow_each_other_around_the_post_unit():
         "top.mesh.tile_1_0.U$0": "b",
         "top.mesh.tile_0_1.U$0": "c",
         "top.post.lane_0.U$0": "d",
-        "top.mesh.tile_0_2.U$0": "e",
-        "top.mesh.tile_0_2.U$1": "f",
+        "top.mesh.tile_0_2.U$9": "e",
+        "top.mesh.tile_0_2.U$10": "f",
     }
     assert module["cells"]["other"] == {"type": "LUT4"}
 
