@@ -89,6 +89,17 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
     return array.reshape(array.shape[0], channels, height, width)
 
 
+def clipped_share(tensor: QuantisedTensor, values: ArrayLike) -> float:
+    """Share of real values more than half a step outside what `tensor` can hold, 0 .. 1; int8 values are inside."""
+    array = np.asarray(values)
+    if array.dtype == np.int8 or not array.size:
+        return 0.0
+    low, high = (
+        tensor.scale * (end - tensor.zero_point) for end in (ACTIVATION_MIN - 0.5, ACTIVATION_MAX + 0.5)
+    )
+    return float(np.mean((array < low) | (array > high)))
+
+
 def quantise_inputs(
     tensors: Sequence[QuantisedTensor], values: ArrayLike | Mapping[str, Any]
 ) -> dict[str, NDArray[np.int8]]:

@@ -8,6 +8,8 @@ import typer
 
 from popshift.hw.errors import InputError
 
+_MANY_CLIPPED = 0.05
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -39,6 +41,20 @@ def read_arrays(path: Path) -> "NDArray[Any] | dict[str, NDArray[Any]]":
         what = "not a NumPy file of numbers"
         raise InputError(what, where=str(path), remedy="write it with numpy.save or numpy.savez") from error
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def warn_clipped(program: "Program", values: "NDArray[Any] | dict[str, NDArray[Any]]") -> None:
+    """A note on standard error if many inputs lie outside the range that calibration has seen."""
+    from popshift.firmware_py.tensors import clipped_share
+
+    for tensor in program.inputs:
+        share = clipped_share(tensor, values[tensor.name] if isinstance(values, dict) else values)
+        if share > _MANY_CLIPPED:
+            typer.echo(
+                f"note: {100 * share:.0f} % of the values of input {tensor.name} lie outside the calibrated range "
+                "and are clipped; calibrate with data like these",
+                err=True,
+            )
 
 
 def read_array(path: Path) -> "NDArray[Any]":

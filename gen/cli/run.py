@@ -12,6 +12,7 @@ from popshift.gen.cli.arrays import (
     plain_counters,
     print_outputs,
     read_arrays,
+    warn_clipped,
     write_outputs,
 )
 from popshift.gen.cli.output import Json, print_json, require_writable
@@ -37,7 +38,9 @@ def run(
     require_writable(output)
     loaded = Program.load(program)
     # Refuse bad inputs before a device is touched.
-    values = loaded.quantise_inputs(read_arrays(inputs))
+    given = read_arrays(inputs)
+    values = loaded.quantise_inputs(given)
+    warn_clipped(loaded, given)
     with open_device(port, config=loaded.config, baud=baud) as device:
         started = time.monotonic()
         device.load(loaded, progress=not as_json)

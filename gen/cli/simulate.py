@@ -11,6 +11,7 @@ from popshift.gen.cli.arrays import (
     plain_counters,
     print_outputs,
     read_arrays,
+    warn_clipped,
     write_outputs,
 )
 from popshift.gen.cli.output import Json, print_json, print_table, require_writable
@@ -59,6 +60,7 @@ def simulate(
         done = execute(loaded, values, level, progress=not as_json)
     if output is not None:
         write_outputs(output, loaded, done.outputs)
+    warn_clipped(loaded, values)
     found = _values(loaded, done, compared, difference)
     if as_json:
         print_json(found)

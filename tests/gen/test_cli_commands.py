@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,15 @@ def test_counters_that_are_not_built_are_not_shown(program):
     assert "link errors 0" in ran and "drain" not in ran
     assert "no performance counters" in interface.markdown(bare)
     assert "drain" in popshift("simulate", program, "-i", "x.npy", "--level", "rtl").stdout
+
+
+@pytest.mark.parametrize("command", [("simulate", "--level", "isa"), ("run", "--port", "sim:")])
+def test_inputs_far_outside_the_calibrated_range_are_noted(program, command):
+    np.save("loud.npy", 100 * np.load("x.npy"))
+    done = popshift(command[0], program, "-i", "loud.npy", *command[1:])
+    assert done.exit_code == 0
+    assert re.search(r"^note: 9\d % of the values of input \w+ lie outside the calibrated range", done.stderr)
+    assert popshift(command[0], program, "-i", "x.npy", *command[1:]).stderr == ""
 
 
 def test_simulate_names_the_first_difference(folder: Path, program):
