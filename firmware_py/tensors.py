@@ -90,13 +90,12 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
 
 
 def clipped_share(tensor: QuantisedTensor, values: ArrayLike) -> float:
-    """Share of real values more than half a step outside what `tensor` can hold, 0 .. 1; int8 values are inside."""
+    """Share of real values over half a step outside what `tensor` can hold, 0 .. 1; int8 is inside."""
     array = np.asarray(values)
     if array.dtype == np.int8 or not array.size:
         return 0.0
-    low, high = (
-        tensor.scale * (end - tensor.zero_point) for end in (ACTIVATION_MIN - 0.5, ACTIVATION_MAX + 0.5)
-    )
+    ends = (ACTIVATION_MIN - 0.5, ACTIVATION_MAX + 0.5)
+    low, high = (tensor.scale * (end - tensor.zero_point) for end in ends)
     return float(np.mean((array < low) | (array > high)))
 
 

@@ -51,8 +51,8 @@ def warn_clipped(program: "Program", values: "NDArray[Any] | dict[str, NDArray[A
         share = clipped_share(tensor, values[tensor.name] if isinstance(values, dict) else values)
         if share > _MANY_CLIPPED:
             typer.echo(
-                f"note: {100 * share:.0f} % of the values of input {tensor.name} lie outside the calibrated range "
-                "and are clipped; calibrate with data like these",
+                f"note: {100 * share:.0f} % of the values of input {tensor.name} lie outside the calibrated "
+                "range and are clipped; calibrate with data like these",
                 err=True,
             )
 
