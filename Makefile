@@ -15,7 +15,7 @@ help:
 	@echo "make test     lint and all tests"
 	@echo "make setup    .venv with the command .venv/bin/popshift"
 	@echo "make lint     ruff and pyright;  make unit: the tests alone"
-	@echo "make results  measure again what docs/results.md reports (about an hour)"
+	@echo "make results  measure again what docs/results.md reports (places and routes seven times)"
 	@echo "make clean    remove .venv and everything built"
 
 setup: $(VENV)/.installed-test

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.firmware_py.tensors import signature
+from popshift.hw.config import ACCUMULATOR_WIDTHS
 from popshift.hw.numerics import Requantise
 
 
@@ -124,3 +125,9 @@ class Graph:
     def consumers(self, tensor: str) -> list[Operator]:
         """The operators that read `tensor`, in execution order."""
         return [operator for operator in self.operators if operator.input == tensor]
+
+
+def wider_accumulators(width: int) -> str:
+    """What else helps a layer whose sums do not fit `width` bits: an addition to a remedy."""
+    _, widest = ACCUMULATOR_WIDTHS
+    return "" if width == widest else f", or a configuration with accumulator_width = {widest}"

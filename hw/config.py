@@ -27,6 +27,9 @@ ADDRESS_BITS = 16
 WORD_ADDRESS_BITS = 24
 """Width of an address of any other memory, as instructions and link packets carry it."""
 
+ACCUMULATOR_WIDTHS = (24, 32)
+"""Narrowest and widest accumulators."""
+
 POOL_WINDOW_MAX = 4096
 """Most taps that `pool_window` can allow: a 64 x 64 window."""
 
@@ -110,7 +113,7 @@ class AcceleratorConfig:
         self._range("parameter_depth", 4, 1 << ADDRESS_BITS)
         self._range("program_depth", 64, 1 << ADDRESS_BITS)
         self._range("accumulator_depth", 16, 4096)
-        self._range("accumulator_width", 24, 32)
+        self._range("accumulator_width", *ACCUMULATOR_WIDTHS)
         self._one_of("pool_window", tuple(POOL_WINDOW_MAX >> power for power in range(9)))
         if not self.pe_kinds:
             self._refuse("pe_kinds", "must name at least one kind", f"choose from {', '.join(PE_KINDS)}")

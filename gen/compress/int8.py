@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from popshift.firmware_py.tensors import quantise as quantise_values
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatPool
-from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor
+from popshift.gen.graph import (
+    Convolution,
+    Graph,
+    Operator,
+    Pool,
+    Pooling,
+    Requantisation,
+    Tensor,
+    wider_accumulators,
+)
 from popshift.hw import numerics
 from popshift.hw.config import POOL_WINDOW_MAX
 from popshift.hw.errors import ModelError
@@ -192,7 +201,7 @@ def _prove(layer: str, bounds: list[int], requantisation: Requantisation, accumu
 
     `bounds`: largest accumulator magnitude per output channel.
     """
-    wider = "" if accumulator_width == 32 else ", or choose a configuration with accumulator_width = 32"
+    wider = wider_accumulators(accumulator_width)
     for channel, (bound, multiplier) in enumerate(
         zip(bounds, requantisation.multiplier.tolist(), strict=True)
     ):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from popshift.gen.graph import Convolution, Pool, Pooling, Requantisation
+from popshift.gen.graph import Convolution, Pool, Pooling, Requantisation, wider_accumulators
 from popshift.hw import isa, numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
@@ -61,7 +61,7 @@ def _checked(
             raise ModelError(
                 f"the accumulator of output channel {channel} can reach {bound}, beyond {width} bits",
                 where=f"layer {layer.name}",
-                remedy=f"use smaller weights or biases, or fewer input channels{_wider(config)}",
+                remedy=f"use smaller weights or biases, or fewer input channels{wider_accumulators(width)}",
             )
         if bound * multiplier > numerics.PRODUCT_MAX:
             raise ModelError(
@@ -71,10 +71,6 @@ def _checked(
             )
         lanes.append((offset, multiplier, shift))
     return lanes
-
-
-def _wider(config: AcceleratorConfig) -> str:
-    return "" if config.accumulator_width == 32 else ", or a configuration with accumulator_width = 32"
 
 
 def pack_parameters(config: AcceleratorConfig, lanes: Sequence[Lanes]) -> NDArray[np.uint8]:

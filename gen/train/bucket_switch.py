@@ -4,7 +4,7 @@ An ordinary step would change a coefficient by less than the distance to its nei
 steps only vote: when enough of them point the same way, the exponent moves by one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,8 @@ class BucketSwitch(torch.optim.Optimizer):
         super().__init__([{"params": [coefficients]} for _, coefficients in found], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One vote of every coefficient, and the moves that follow."""
+    def step(self, closure: Any = None) -> Any:
+        """One vote of every coefficient, and the moves that follow. There is no loss to return."""
         assert closure is None, "a step here is not a function of the loss"
         for form, group in zip(self._forms, self.param_groups, strict=True):
             (coefficients,) = group["params"]

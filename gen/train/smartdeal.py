@@ -6,6 +6,7 @@ coefficients and basis themselves, the pattern of zeros fixed.
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -15,7 +16,15 @@ from torch.nn.utils import parametrize
 from popshift.gen.compress import smartdeal
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.train.bucket_switch import BucketSwitch, BucketSwitchOptions, others
-from popshift.gen.train.trainer import Augmentation, TrainingOptions, accuracy, train
+from popshift.gen.train.trainer import (
+    Augmentation,
+    Optimisers,
+    TrainingOptions,
+    accuracy,
+    adamw,
+    steps_per_epoch,
+    train,
+)
 
 
 def retrain(
@@ -39,16 +48,20 @@ def retrain(
         trained like all other parameters and rounded in every step.
     """
     result, _ = smartdeal.decompose(network, config)
-    steps = -(-len(images) // options.batch)
-
-    def switching(network: nn.Module, options: TrainingOptions) -> list[torch.optim.Optimizer]:
-        rate, decay = options.learning_rate, options.weight_decay
-        rest = torch.optim.AdamW(others(network), lr=rate, weight_decay=decay)
-        return [rest, BucketSwitch(network, bucket_switch or BucketSwitchOptions(), reset_every=steps)]
-
-    optimisers = None if bucket_switch is None else switching
+    optimisers = (
+        adamw if bucket_switch is None else _switching(bucket_switch, steps_per_epoch(images, options))
+    )
     train(result, images, labels, options, augment=augment, checkpoint=checkpoint, optimisers=optimisers)
     return result
+
+
+def _switching(bucket_switch: BucketSwitchOptions, reset_every: int) -> Optimisers:
+    def make(network: nn.Module, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+        rate, decay = options.learning_rate, options.weight_decay
+        rest = torch.optim.AdamW(others(network), lr=rate, weight_decay=decay)
+        return [rest, BucketSwitch(network, bucket_switch, reset_every=reset_every)]
+
+    return make
 
 
 def project_and_retrain(
@@ -74,7 +87,7 @@ def project_and_retrain(
     best, _ = smartdeal.decompose(dense, config)
     most = accuracy(best.eval(), images, labels)
     for epoch in range(options.epochs):
-        share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * epoch / options.epochs)).item())
+        share = 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
         step = dataclasses.replace(
             options, epochs=1, learning_rate=share * options.learning_rate, seed=options.seed + epoch
         )

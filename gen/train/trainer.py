@@ -36,6 +36,11 @@ class TrainingOptions:
     seed: int = 0
 
 
+def steps_per_epoch(images: torch.Tensor, options: TrainingOptions) -> int:
+    """Batches in one pass over the images; the last may be smaller."""
+    return -(-len(images) // options.batch)
+
+
 def adamw(network: torch.nn.Module, options: TrainingOptions) -> list[torch.optim.Optimizer]:
     """AdamW on all parameters."""
     return [
@@ -55,7 +60,7 @@ def train(
     *,
     augment: Augmentation | None = None,
     checkpoint: Path | None = None,
-    optimisers: Optimisers | None = None,
+    optimisers: Optimisers = adamw,
 ) -> list[float]:
     """Train `network` in place to classify; it is in eval mode afterwards.
 
@@ -88,8 +93,8 @@ def train(
             remedy="give one label per image",
         )
     generator = torch.Generator().manual_seed(options.seed)
-    steps = options.epochs * -(-len(images) // options.batch)
-    chosen_optimisers = (optimisers or adamw)(network, options)
+    steps = options.epochs * steps_per_epoch(images, options)
+    chosen_optimisers = optimisers(network, options)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, steps) for each in chosen_optimisers]
     steppers = [*chosen_optimisers, *schedules]
     parts = {"network": network, **{f"stepper_{index}": each for index, each in enumerate(steppers)}}

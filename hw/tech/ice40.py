@@ -47,12 +47,9 @@ class Ice40(Portable):
         return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
 
     def host_ram(self, *, width: int, depth: int) -> Ram:
-        small = width * depth <= SMALL_BITS
-        return (
-            self.ram(width=width, depth=depth)
-            if small or depth > SPRAM_DEPTH
-            else Spram(width=width, depth=depth)
-        )
+        if width * depth <= SMALL_BITS or depth > SPRAM_DEPTH:
+            return self.ram(width=width, depth=depth)
+        return Spram(width=width, depth=depth)
 
 
 class Spram(Ram):
