@@ -18,7 +18,7 @@ from popshift.hw import numerics
 from popshift.hw.errors import ConfigError
 from popshift.hw.numerics import Requantise
 
-PE_KINDS = ("mul",)
+PE_KINDS = ("mul", "shift")
 DATAFLOWS = ("weight-stationary",)
 LINKS = ("stream", "uart")
 ADDRESS_BITS = 16
@@ -26,6 +26,9 @@ ADDRESS_BITS = 16
 """
 WORD_ADDRESS_BITS = 24
 """Width of an address of any other memory, as instructions and link packets carry it."""
+
+OFFSET_BITS = 14
+"""Of a row's address offset in a word of SmartDeal coefficients; two more bits say where its columns begin."""
 
 ACCUMULATOR_WIDTHS = (24, 32)
 """Narrowest and widest accumulators."""
@@ -48,7 +51,8 @@ class AcceleratorConfig:
     rows, cols: the array: activations enter by row, outputs leave by column. 1 .. 64 each.
     tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the
         classical systolic array, rows x 1 is a dot-product column with an adder tree.
-    pe_kinds: processing elements to build; ``mul`` = int8 x int8.
+    pe_kinds: processing elements to build; ``mul`` = int8 x int8, ``shift`` = int8 x power of two.
+    rebuild: the weight feeder rebuilds SmartDeal weights; ``mul`` then is int8 x int16.
     dataflow: ``weight-stationary``.
     multiplier_stages: pipeline registers of every multiplier, 2 .. 4; the same on every technology.
     dsp_multipliers: how many PEs may use a DSP block; the rest are built from LUTs. -1: as many as the device
@@ -76,6 +80,7 @@ class AcceleratorConfig:
     tile_rows: int = 1
     tile_cols: int = 1
     pe_kinds: tuple[str, ...] = ("mul",)
+    rebuild: bool = False
     dataflow: str = "weight-stationary"
     multiplier_stages: int = 3
     dsp_multipliers: int = -1
@@ -120,6 +125,12 @@ class AcceleratorConfig:
         for kind in self.pe_kinds:
             if kind not in PE_KINDS:
                 self._refuse("pe_kinds", f"must be among {', '.join(PE_KINDS)}", "remove the unknown kind")
+        if self.rebuild:
+            if "mul" not in self.pe_kinds:
+                self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")
+            if self.activation_depth > 1 << OFFSET_BITS:
+                limit = 1 << OFFSET_BITS
+                self._refuse("activation_depth", f"must be at most {limit} with rebuild", "lower it")
         self._one_of("dataflow", DATAFLOWS)
         self._one_of("link", LINKS)
         self._range("link_fifo_depth", 16, 1 << 16)
@@ -189,9 +200,17 @@ class AcceleratorConfig:
         return self.cols // self.post_lanes
 
     @property
+    def weight_bits(self) -> int:
+        """Of a weight of the ``mul`` PEs."""
+        return numerics.REBUILT_BITS if self.rebuild else numerics.WEIGHT_BITS
+
+    @property
     def psum_bits(self) -> int:
-        """Width of the partial sums inside the mesh."""
-        return numerics.mesh_psum_bits(self.rows)
+        """Width of the partial sums inside the mesh, for the widest products of its PE kinds."""
+        widest = numerics.ACTIVATION_BITS + (
+            self.weight_bits if "mul" in self.pe_kinds else numerics.EXPONENTS
+        )
+        return numerics.mesh_psum_bits(self.rows, widest)
 
     @property
     def window_bits(self) -> int:

@@ -17,6 +17,16 @@ ACTIVATION_BITS = 8
 WEIGHT_BITS = 8
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MAX = 127  # weights are symmetric: -127 .. 127 (the array itself also takes -128)
+EXPONENTS = 7
+"""Magnitudes 2**0 .. 2**6 of a SmartDeal coefficient; with zero they fit a code of four bits, sign included."""
+COEFFICIENT_MAX = 1 << (EXPONENTS - 1)
+CODE_BITS = 4
+BASIS_BITS = 8
+BASIS_MAX = 127
+BASIS_SIZE = 3
+"""Rows and columns of a basis that the hardware can work with."""
+REBUILT_BITS = 16
+"""Of a rebuilt weight: its magnitude is at most 3 * 64 * 127 = 24,384."""
 BIAS_BITS = 32
 SHIFT_BITS = 6
 EXACT_FRACTION_BITS = 31
@@ -142,6 +152,24 @@ def accumulator_bound(weights_l1: int, bias: int) -> int:
     return weights_l1 * -ACTIVATION_MIN + abs(bias)
 
 
-def mesh_psum_bits(rows: int) -> int:
-    """Bits of a column's sum over `rows` int8 x int8 products: all at (-128)**2 must fit."""
-    return 2 * ACTIVATION_BITS + (rows - 1).bit_length()
+def mesh_psum_bits(rows: int, product_bits: int) -> int:
+    """Bits of a column's sum over `rows` products; the largest in magnitude, a power of two, may come every
+    time.
+    """
+    return product_bits + (rows - 1).bit_length()
+
+
+def coefficient_code(coefficient: Any) -> Any:
+    """The 4-bit code of a coefficient 0, ±1, ±2, ±4 … ±64: bit 3 its sign, below the exponent plus one, 0 for
+    zero.
+    """
+    magnitude = abs(coefficient)
+    exponent = sum((magnitude >= 1 << power) * 1 for power in range(EXPONENTS))
+    return exponent + (coefficient < 0) * (1 << (CODE_BITS - 1))
+
+
+def coefficient_of(code: Any) -> Any:
+    """The coefficient that a code stands for; negative zero is zero."""
+    exponent = code & ((1 << (CODE_BITS - 1)) - 1)
+    magnitude = (1 << exponent) >> 1
+    return magnitude * (1 - ((code >> (CODE_BITS - 1)) << 1))

@@ -100,5 +100,5 @@ def test_identity(mode):
 
 def test_mesh_sums_fit():
     for rows in range(1, 65):
-        limit = 1 << (numerics.mesh_psum_bits(rows) - 1)
+        limit = 1 << (numerics.mesh_psum_bits(rows, 16) - 1)
         assert rows * 128 * 128 < limit
