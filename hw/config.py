@@ -28,7 +28,7 @@ WORD_ADDRESS_BITS = 24
 """Width of an address of any other memory, as instructions and link packets carry it."""
 
 OFFSET_BITS = 14
-"""Of a row's address offset in a word of SmartDeal coefficients; two more bits say where its columns begin."""
+"""Of a row's address offset in a word of SmartDeal coefficients; two more bits name a column of the basis."""
 
 ACCUMULATOR_WIDTHS = (24, 32)
 """Narrowest and widest accumulators."""

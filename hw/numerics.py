@@ -18,7 +18,7 @@ WEIGHT_BITS = 8
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MAX = 127  # weights are symmetric: -127 .. 127 (the array itself also takes -128)
 EXPONENTS = 7
-"""Magnitudes 2**0 .. 2**6 of a SmartDeal coefficient; with zero they fit a code of four bits, sign included."""
+"""Magnitudes 2**0 .. 2**6 of a SmartDeal coefficient; with zero and a sign they fit a code of four bits."""
 COEFFICIENT_MAX = 1 << (EXPONENTS - 1)
 CODE_BITS = 4
 BASIS_BITS = 8
