@@ -15,7 +15,7 @@ from popshift.gen.compress import int8
 from popshift.gen.compress.ranges import ADD_BATCH, QuantisationOptions
 from popshift.gen.compress.report import QuantisationReport, compare
 from popshift.gen.frontend import LoadedModel, load_model, torch_export
-from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph
 from popshift.gen.graph import Graph
 from popshift.gen.mapping import map_graph
 from popshift.gen.real_outputs import with_output_dims
@@ -195,7 +195,12 @@ def _compile_float(
     options: QuantisationOptions | None,
 ) -> Compiled:
     graph = int8.quantise(
-        float_graph, samples, config.requantise, options, accumulator_width=config.accumulator_width
+        float_graph,
+        samples,
+        config.requantise,
+        options,
+        accumulator_width=config.accumulator_width,
+        smartdeal=config.smartdeal,
     )
     compiled = compile_graph(graph, config, name)
     return dataclasses.replace(
@@ -203,8 +208,21 @@ def _compile_float(
         program=with_output_dims(compiled.program, float_graph.dims),
         float_graph=float_graph,
         calibration=samples,
-        notes=tuple(float_graph.notes),
+        notes=(*float_graph.notes, *_without_smartdeal(float_graph, config)),
     )
+
+
+def _without_smartdeal(float_graph: FloatGraph, config: AcceleratorConfig) -> list[str]:
+    """A note if SmartDeal weights become int8 because nothing there can use them."""
+    layers = [
+        operator.name
+        for operator in float_graph.operators
+        if isinstance(operator, FloatConvolution) and operator.smartdeal is not None
+    ]
+    if config.smartdeal or not layers:
+        return []
+    what = f"configuration {config.name} has neither rebuild nor shift PEs"
+    return [f"{what}: the SmartDeal weights of {', '.join(layers)} are quantised to int8 once more"]
 
 
 def _traced_with(module: torch.nn.Module, samples: torch.Tensor) -> FloatGraph:

@@ -119,7 +119,7 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
 def mapping_text(layer: LayerRecord) -> str:
     """The mapping of a layer on one line."""
     mapping = layer.mapping
-    parts = []
+    parts = [_execution_text(layer)] if mapping.get("execution", "dense") != "dense" else []
     if "input_period" in mapping:
         parts.append(f"period {mapping['input_period']}, copies {mapping['input_copies']}")
     if "row_tiles" in mapping:
@@ -132,6 +132,14 @@ def mapping_text(layer: LayerRecord) -> str:
     elif "words" in mapping:
         parts.append(f"{mapping['words']} words")
     return ", ".join(parts)
+
+
+def _execution_text(layer: LayerRecord) -> str:
+    """How a layer that is not plain int8 is executed, and why."""
+    mapping = layer.mapping
+    others = [f"{name} {cycles:,} cycles" for name, cycles in mapping["other_executions"].items()]
+    others += [f"not {name}: {why}" for name, why in mapping["impossible_executions"].items()]
+    return f"{mapping['execution']}" + (f" ({'; '.join(others)})" if others else "")
 
 
 def _layers(program: Program) -> tuple[LayerRecord, ...]:

@@ -4,6 +4,8 @@ Front ends and compression produce it, the golden model executes it, the mapper 
 Arrays are NumPy; every number in it is exact.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -63,22 +65,48 @@ class Requantisation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """A weight in SmartDeal's form: sparse power-of-two coefficients times a small basis, in integers.
+
+    ``weight[m].flat[taps[g, i, s]] = sum over j of coefficients[m, g, i, j] * basis[m, g, j, s]``
+
+    ``coefficients``: int8 (out channels, slices, rows, columns), each 0 or plus or minus 1, 2, 4 … 64;
+    ``basis``: int8 (out channels, slices, columns, columns), -127 .. 127; ``taps``: int64 (slices, rows,
+    columns), numbers of weights of one filter in row-major order, none twice, or -1 for none. Weights that
+    no tap names are 0.
+    """
+
+    coefficients: NDArray[np.int8]
+    basis: NDArray[np.int8]
+    taps: NDArray[np.int64]
+
+    def weight(self, shape: Sequence[int]) -> NDArray[np.int16]:
+        """The weights (out channels, …), of magnitude 24,384 at most if there are three columns."""
+        matrices = self.coefficients.astype(np.int32) @ self.basis.astype(np.int32)
+        weight = np.zeros((shape[0], math.prod(shape[1:])), np.int16)
+        used = self.taps >= 0
+        weight[:, self.taps[used]] = matrices[:, used]
+        return weight.reshape(shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
     """``acc[m] = bias[m] + sum (x - zero_point_in) * weight``, then requantise. A fully connected layer is
     one whose kernel covers its input.
 
-    ``weight``: int8 (out channels, in channels, kernel height, kernel width); ``bias``: int64 (out
-    channels,), without the zero-point term, which the mapper folds in. Padding stands for the real value
-    0 (the zero point).
+    ``weight``: int8 (out channels, in channels, kernel height, kernel width), or int16 if it is made of
+    ``factors``; ``bias``: int64 (out channels,), without the zero-point term, which the mapper folds in.
+    Padding stands for the real value 0 (the zero point).
     """
 
     name: str
     input: str
     output: str
     window: Window
-    weight: NDArray[np.int8]
+    weight: NDArray[np.int8] | NDArray[np.int16]
     bias: NDArray[np.int64]
     requantisation: Requantisation
+    factors: Factors | None = None
 
 
 class Pooling(StrEnum):

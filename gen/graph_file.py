@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import (
+    Convolution,
+    Factors,
+    Graph,
+    Operator,
+    Pool,
+    Pooling,
+    Requantisation,
+    Tensor,
+    Window,
+)
 from popshift.hw.errors import ProgramError
 from popshift.hw.numerics import Requantise
 
-FORMAT = 1
+FORMAT = 2
 _ENTRY = "popshift-graph"
+_FACTORS = ("coefficients", "basis", "taps")
+"""Arrays of a layer with SmartDeal weights, instead of the weight."""
 
 
 def to_bytes(graph: Graph) -> bytes:
@@ -29,7 +41,11 @@ def to_bytes(graph: Graph) -> bytes:
             "shift": operator.requantisation.shift,
         }
         if isinstance(operator, Convolution):
-            values |= {"weight": operator.weight, "bias": operator.bias}
+            values |= {"bias": operator.bias}
+            if operator.factors is None:
+                values |= {"weight": operator.weight}
+            else:
+                values |= {name: getattr(operator.factors, name) for name in _FACTORS}
         arrays |= {f"{index}.{name}": np.ascontiguousarray(array) for name, array in values.items()}
         operators.append(_description(operator))
     manifest = {
@@ -85,6 +101,7 @@ def _description(operator: Operator) -> dict[str, Any]:
         "low": operator.requantisation.low,
         "high": operator.requantisation.high,
         "pooling": None if isinstance(operator, Convolution) else str(operator.operation),
+        "weight": list(operator.weight.shape) if isinstance(operator, Convolution) else None,
     }
 
 
@@ -101,6 +118,10 @@ def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: in
             high=values["high"],
         ),
     }
-    if values["pooling"] is None:
-        return Convolution(**common, weight=arrays[f"{index}.weight"], bias=arrays[f"{index}.bias"])
-    return Pool(**common, operation=Pooling(values["pooling"]))
+    if values["pooling"] is not None:
+        return Pool(**common, operation=Pooling(values["pooling"]))
+    bias = arrays[f"{index}.bias"]
+    if f"{index}.weight" in arrays:
+        return Convolution(**common, weight=arrays[f"{index}.weight"], bias=bias)
+    factors = Factors(**{name: arrays[f"{index}.{name}"] for name in _FACTORS})
+    return Convolution(**common, weight=factors.weight(values["weight"]), bias=bias, factors=factors)

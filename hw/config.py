@@ -63,7 +63,8 @@ class AcceleratorConfig:
         channels.
     program_depth: 32-bit words of the program memory.
     accumulator_depth: output pixels in each of the two accumulator halves.
-    accumulator_width: bits of a sum, 24 .. 32; the compiler refuses a layer that could exceed them.
+    accumulator_width: bits of a sum, 24 .. 32; the compiler refuses a layer that could exceed them. Sums of
+        shift PEs use 24 of them.
     post_lanes: output channels requantised per cycle; divides rows and cols.
     pool_window: most taps of a pooling window, a power of two.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
@@ -125,6 +126,9 @@ class AcceleratorConfig:
         for kind in self.pe_kinds:
             if kind not in PE_KINDS:
                 self._refuse("pe_kinds", f"must be among {', '.join(PE_KINDS)}", "remove the unknown kind")
+        if "shift" in self.pe_kinds and self.chunks < numerics.BASIS_SIZE:
+            least = numerics.BASIS_SIZE * self.post_lanes
+            self._refuse("cols", f"must be at least 3 * post_lanes = {least} with shift PEs", "raise it")
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")
@@ -200,6 +204,11 @@ class AcceleratorConfig:
         return self.cols // self.post_lanes
 
     @property
+    def smartdeal(self) -> bool:
+        """Whether it can work with SmartDeal weights as they are."""
+        return self.rebuild or "shift" in self.pe_kinds
+
+    @property
     def weight_bits(self) -> int:
         """Of a weight of the ``mul`` PEs."""
         return numerics.REBUILT_BITS if self.rebuild else numerics.WEIGHT_BITS
@@ -218,14 +227,34 @@ class AcceleratorConfig:
         return numerics.ACTIVATION_BITS + self.pool_window.bit_length() - 1
 
     @property
+    def weight_payload_bits(self) -> int:
+        """Bits of a word of the weight memory beside the offset: of each column an int8 weight, the
+        coefficients of one row, or one coefficient, whichever is most.
+        """
+        if self.rebuild:
+            return self.cols * numerics.CODE_BITS * numerics.BASIS_SIZE
+        return self.cols * (numerics.WEIGHT_BITS if "mul" in self.pe_kinds else numerics.CODE_BITS)
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether the post unit combines sums over columns of Ce with the basis."""
+        return "shift" in self.pe_kinds
+
+    @property
+    def post_bits(self) -> int:
+        """Width of what the post unit requantises: accumulators, or sums of them times basis."""
+        return numerics.COMBINED_BITS if self.has_basis else self.accumulator_width
+
+    @property
     def weight_word_bytes(self) -> int:
-        """Row offset (two bytes, little endian) and one weight per column."""
-        return ADDRESS_BITS // 8 + self.cols
+        """Row offset (two bytes, little endian) and what stands beside it."""
+        return (ADDRESS_BITS + self.weight_payload_bits + 7) // 8
 
     @property
     def parameter_bits(self) -> int:
-        """Bias, multiplier and shift of one channel, packed in this order from bit 0."""
-        return numerics.BIAS_BITS + self.requantise.multiplier_bits + numerics.SHIFT_BITS
+        """Bias, multiplier, shift and a row of the basis of one channel, packed in this order from bit 0."""
+        basis = numerics.BASIS_BITS * numerics.BASIS_SIZE if self.has_basis else 0
+        return numerics.BIAS_BITS + self.requantise.multiplier_bits + numerics.SHIFT_BITS + basis
 
     @property
     def parameter_word_bytes(self) -> int:

@@ -4,17 +4,26 @@ A program is a sequence of 32-bit words. The first word of an instruction starts
 how many words it has. The sequencer hands an instruction to its unit as soon as the unit is free; units run
 side by side:
 
-* ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; for each of ``k_tiles``
-  row tiles load the next weight tile (``rows`` consecutive words of the weight memory, starting at
-  ``weight_base`` for the whole instruction) and stream the pixels ``x_count * y_count`` through it; hand the
-  half to the post unit.
-  Row r of the array reads bank r at ``pixel address + offset``, offset as stored with row r of the weight
-  tile.
+* ``MATRIX``: for each of ``n_tiles`` column tiles: take an empty accumulator half; in each of ``k_tiles``
+  passes load a weight tile and stream the pixels ``x_count * y_count`` through it; hand the half to the post
+  unit. A tile is ``rows`` words of the weight memory, which is read from ``weight_base`` on, word by word
+  for the whole instruction. Row r of the array reads bank r at ``pixel address + offset``, offset as stored
+  with row r of the tile. ``kind`` says what the words hold (`Kind`).
+  ``REBUILD`` only: every tile serves ``replays`` passes, and in each the pixels lie ``again_step`` further
+  than in the one before. After ``slice_tiles`` tiles, and with every column tile, a slice begins: the next
+  `BASIS_WORDS` words are its bases. The weight of a row is its coefficients times a column of the basis: the
+  one its word names, and the next one in every further replay (beyond the last column weights are 0). The
+  last tile of a column tile serves as many passes as are left.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
   where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
       channels (``cols / post_lanes`` to a half, the last half may have fewer): for each pixel (y outer, x
       inner): write.
+  ``BASIS``: drains halves whose columns hold sums over one column of Ce (``SHIFT`` weights): group 3 q + j of
+      a half belongs to column j of the q-th group of channels. A half has `basis_groups` groups of channels;
+      for each of ``chunks``: for each y: for ``stride * (x_count - 1) + 3`` inputs: for each j: multiplies by
+      row j of the basis. ``y[x] = sum over j, s of basis[j][s] * input[stride * x + s][j]`` is written.
+      ``single``: an output has one input, ``stride`` apart, and only the last column of the basis counts.
   ``CHANNEL``: for each of ``chunks`` planes, for each pixel the channel unit delivers: for each of ``period``
       groups.
   ``FILL``: ``chunks`` times: writes ``zero_point`` into the groups of ``mask`` over the x/y rectangle.
@@ -22,7 +31,8 @@ side by side:
   moves up by one for each further group and starts again after ``period`` groups, when a new plane begins:
   ``plane_step`` further. (FILL keeps the mask, every repetition begins a new plane.)
   The parameter word is ``parameter_base`` plus the number of the group of channels (MATRIX: chunk, CHANNEL:
-  plane * period + group), or always the first if ``uniform``.
+  plane * period + group), or always the first if ``uniform``. BASIS has three words for a group, one for each
+  row of the basis, and takes everything else from the last of them.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
   read one word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window
   to the post unit.
@@ -57,12 +67,43 @@ class Opcode(IntEnum):
     CHANNEL = 5
 
 
+class Kind(IntEnum):
+    """What a word of weights holds beside the offset, for each column, and which PEs it is for."""
+
+    DENSE = 0
+    """An int8 weight, ``mul``."""
+    REBUILD = 1
+    """The coefficients of a row of Ce, one for each row of the basis; the feeder makes ``mul`` weights."""
+    SHIFT = 2
+    """One coefficient of a row of Ce, ``shift``."""
+
+
+BASIS_WORDS = -(-numerics.BASIS_BITS * numerics.BASIS_SIZE**2 // (numerics.CODE_BITS * numerics.BASIS_SIZE))
+"""Words that hold the bases of all columns of the array: of each the bits of ``basis[j][s]``, row by row."""
+
+
+def kinds(config: AcceleratorConfig) -> tuple[Kind, ...]:
+    """The kinds of weights that a configuration can work with."""
+    present = {
+        Kind.DENSE: "mul" in config.pe_kinds,
+        Kind.REBUILD: config.rebuild,
+        Kind.SHIFT: "shift" in config.pe_kinds,
+    }
+    return tuple(kind for kind, built in present.items() if built)
+
+
 class Source(IntEnum):
     """Where the post unit takes its values from."""
 
     MATRIX = 0
     CHANNEL = 1
     FILL = 2
+    BASIS = 3
+
+
+def sources(config: AcceleratorConfig) -> tuple[Source, ...]:
+    """The sources that a configuration has."""
+    return tuple(source for source in Source if source is not Source.BASIS or "shift" in config.pe_kinds)
 
 
 class ChannelOperation(IntEnum):
@@ -190,10 +231,18 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         [_count("k_tiles", 16), _count("n_tiles", 16)],
         [Field("weight_base", WORD_ADDRESS_BITS)],
         [_address("base"), _address("x_step")],
-        [_address("y_step")],
+        [_address("y_step"), _address("again_step")],
+        [_count("slice_tiles", 16), _count("replays", 2)],
     ],
     Opcode.POST: [
-        [Field("source", 2), _count("period", 6), Field("uniform", 1), Field("zero_point", 8)],
+        [
+            Field("source", 2),
+            _count("period", 6),
+            Field("uniform", 1),
+            Field("zero_point", 8),
+            _count("stride", 4),
+            Field("single", 1),
+        ],
         [Field("low", 8), Field("high", 8), _count("chunks", 16)],
         [_address("parameter_base"), _address("base")],
         [_count("x_count"), _count("y_count")],
@@ -260,6 +309,8 @@ def heeded_bits(field: str, config: AcceleratorConfig) -> int:
 
 
 _SIGNED = ("zero_point", "low", "high")
+_DEFAULTS = {"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0}
+"""Fields that only SmartDeal weights need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +329,14 @@ class Instruction:
 def instruction(opcode: Opcode, **fields: int) -> Instruction:
     """Check every field against its range; steps may be given negative (they are modulo 2**16).
 
+    What only SmartDeal weights need may be left out.
+
     Raises
     ------
     ValueError: an unknown, missing or out-of-range field.
     """
     placements = PLACEMENTS[opcode]
+    fields = {name: value for name, value in _DEFAULTS.items() if name in placements} | fields
     if set(fields) != set(placements):
         raise ValueError(f"{opcode.name} has the fields {sorted(placements)}, not {sorted(fields)}")
     checked = {}
@@ -340,40 +394,73 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
     """
     match item.opcode:
         case Opcode.MATRIX:
-            return item["kind"] >= len(config.pe_kinds)
+            return item["kind"] not in kinds(config)
         case Opcode.POST:
-            return item["source"] not in tuple(Source) or item["period"] > config.bank_groups
+            return item["source"] not in sources(config) or item["period"] > config.bank_groups
         case Opcode.CHANNEL:
             return item["operation"] not in tuple(ChannelOperation) or item["period"] > config.bank_groups
         case _:
             return False
 
 
-def pack_parameter(config: AcceleratorConfig, lanes: Sequence[tuple[int, int, int]]) -> bytes:
-    """One word of the parameter memory from (bias, multiplier, shift) of each lane."""
+def basis_groups(config: AcceleratorConfig) -> int:
+    """Groups of channels in an accumulator half of sums over columns of Ce."""
+    return config.chunks // numerics.BASIS_SIZE
+
+
+def basis_inputs(item: Instruction) -> int:
+    """Inputs that a row of outputs takes in a POST from BASIS."""
+    return item["stride"] * (item["x_count"] - 1) + (1 if item["single"] else numerics.BASIS_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What the parameter memory holds for one channel; ``basis`` is one row of it."""
+
+    bias: int = 0
+    multiplier: int = 0
+    shift: int = 0
+    basis: tuple[int, ...] = (0,) * numerics.BASIS_SIZE
+
+
+def _lane_layout(config: AcceleratorConfig) -> list[tuple[str, int, bool]]:
+    """(name, bits, signed) of a lane's numbers from bit 0 on; the basis comes last, where there is one."""
+    return [
+        ("bias", numerics.BIAS_BITS, True),
+        ("multiplier", config.requantise.multiplier_bits, False),
+        ("shift", numerics.SHIFT_BITS, False),
+    ]
+
+
+def pack_parameter(config: AcceleratorConfig, lanes: Sequence[Lane]) -> bytes:
+    """One word of the parameter memory."""
     assert len(lanes) == config.post_lanes
-    multiplier_bits = config.requantise.multiplier_bits
     word = 0
-    for lane, (bias, multiplier, shift) in enumerate(lanes):
-        assert (
-            -(1 << 31) <= bias < 1 << 31
-            and 0 <= multiplier < 1 << multiplier_bits
-            and 0 <= shift < 1 << numerics.SHIFT_BITS
-        )
-        packed = (bias & 0xFFFF_FFFF) | multiplier << numerics.BIAS_BITS
-        packed |= shift << (numerics.BIAS_BITS + multiplier_bits)
-        word |= packed << (lane * config.parameter_bits)
+    for number, lane in enumerate(lanes):
+        numbers = [(getattr(lane, name), bits, signed) for name, bits, signed in _lane_layout(config)]
+        if config.has_basis:
+            numbers += [(value, numerics.BASIS_BITS, True) for value in lane.basis]
+        place = number * config.parameter_bits
+        for value, bits, signed in numbers:
+            low = -(1 << (bits - 1)) if signed else 0
+            assert low <= value < low + (1 << bits)
+            word |= (value & ((1 << bits) - 1)) << place
+            place += bits
     return word.to_bytes(config.parameter_word_bytes, "little")
 
 
-def unpack_parameter(config: AcceleratorConfig, data: bytes) -> list[tuple[int, int, int]]:
+def unpack_parameter(config: AcceleratorConfig, data: bytes) -> list[Lane]:
     """The inverse of `pack_parameter`."""
     word, lanes = int.from_bytes(data, "little"), []
-    multiplier_bits = config.requantise.multiplier_bits
-    for lane in range(config.post_lanes):
-        packed = word >> (lane * config.parameter_bits)
-        bias = packed & 0xFFFF_FFFF
-        multiplier = (packed >> numerics.BIAS_BITS) & ((1 << multiplier_bits) - 1)
-        shift = (packed >> (numerics.BIAS_BITS + multiplier_bits)) & ((1 << numerics.SHIFT_BITS) - 1)
-        lanes.append((bias - ((bias & 0x8000_0000) << 1), multiplier, shift))
+
+    def take(bits: int, signed: bool) -> int:
+        nonlocal word
+        value, word = word & ((1 << bits) - 1), word >> bits
+        return numerics.wrap(value, bits) if signed else value
+
+    for _ in range(config.post_lanes):
+        numbers = {name: take(bits, signed) for name, bits, signed in _lane_layout(config)}
+        rows = numerics.BASIS_SIZE if config.has_basis else 0
+        basis = tuple(take(numerics.BASIS_BITS, True) for _ in range(rows))
+        lanes.append(Lane(**numbers, basis=basis or Lane().basis))
     return lanes

@@ -27,6 +27,10 @@ BASIS_SIZE = 3
 """Rows and columns of a basis that the hardware can work with."""
 REBUILT_BITS = 16
 """Of a rebuilt weight: its magnitude is at most 3 * 64 * 127 = 24,384."""
+FACTORED_BITS = 24
+"""Of a sum of activations times coefficients, before the basis: the compiler proves that they fit."""
+COMBINED_BITS = 32
+"""Of such sums times basis."""
 BIAS_BITS = 32
 SHIFT_BITS = 6
 EXACT_FRACTION_BITS = 31

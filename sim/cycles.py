@@ -8,15 +8,17 @@ between in closed form.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from popshift.firmware_py.weight_words import tiles_and_slices
 from popshift.hw import core
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control import registers, sequencer
-from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source
+from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source, basis_groups, basis_inputs
 from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
+from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.post.control import RELEASE_LATENCY
-from popshift.hw.post.unit import issue_to_write
+from popshift.hw.post.unit import longest_flight
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
 """Cycles from the sequencer's last state of an instruction until the unit starts."""
@@ -109,15 +111,21 @@ class _Model:
     def _matrix(self, job: _Job) -> Iterator[bool]:
         config, item, halves = self._config, job.item, self._halves
         pixels = item["x_count"] * item["y_count"]
-        period = max(pixels, feeder.shortest_pass(config))
-        may_start = job.start + config.rows + feeder.issue_to_ready(config)
+        _, slices = tiles_and_slices(item)
+        plain = max(pixels, feeder.shortest_pass(config))
+        with_bases = max(pixels, feeder.shortest_pass(config, slice_begins=True))
+        next_half = with_bases if slices else plain
+        later = max(0, slices - 1)  # slices that begin within a half
+        rest_of_half = later * with_bases + (item["k_tiles"] - 1 - later) * plain
+        may_start = job.start + feeder.load_cycles(config, slice_begins=slices > 0)
+        may_start += feeder.issue_to_ready(config)
         start = may_start
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:
                 yield False
             free = halves.released[len(halves.full) - 2] + 1 if len(halves.full) > 1 else 0
-            start = max(may_start, free) + (item["k_tiles"] - 1) * period
-            may_start = start + period
+            start = max(may_start, free) + rest_of_half
+            may_start = start + next_half
             halves.full.append(start + pixels + last_to_full(config))
             yield True
         job.idle = start + pixels + 1
@@ -130,12 +138,16 @@ class _Model:
         issue = job.start
         if source is Source.FILL:
             issue += item["chunks"] * area
-        elif source is Source.MATRIX:
+        elif source in (Source.MATRIX, Source.BASIS):
+            per_half = config.chunks
+            if source is Source.BASIS:
+                per_half = basis_groups(config)
+                area = item["y_count"] * basis_inputs(item) * BASIS_SIZE
             left = item["chunks"]
             while left:
                 while len(halves.full) <= len(halves.released):
                     yield False
-                chunks = min(left, config.chunks)
+                chunks = min(left, per_half)
                 issue = max(issue, halves.full[len(halves.released)]) + chunks * area
                 halves.released.append(issue + RELEASE_LATENCY)
                 left -= chunks
@@ -145,7 +157,7 @@ class _Model:
                 yield False
             last_tap = front.idle - 1
             issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
-        job.idle = issue + issue_to_write(config, Source.MATRIX) + 2
+        job.idle = issue + longest_flight(config) + 2
         yield True
 
     def _channel(self, job: _Job) -> Iterator[bool]:

@@ -14,15 +14,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py import weight_words
 from popshift.hw import isa, numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.isa import ChannelOperation, Counter, Instruction, Source, Status
+from popshift.hw.numerics import BASIS_SIZE
 
 ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
 BLOCK_ELEMENTS = 1 << 22
 """Values handled at a time: bounds the memory that one instruction can ask for."""
 EXACT_FLOAT32_TERMS = 1 << 10
-"""int8 products whose sum is exact in float32, in any order: each is at most 2**14, and there are 24 bits."""
+"""int8 products whose sum is exact in float32, in any order: each is at most 2**14, and there are 24 bits.
+Products with 16-bit weights take float64."""
 BLOCK_ADDRESSES = 1 << 16
 
 Job = Iterator[bool]
@@ -165,34 +168,51 @@ class Units:
 
     def _column_tiles(self, item: Instruction, pixels: NDArray[np.int64], first: int) -> NDArray[np.int32]:
         """Accumulators (tiles, cols, pixels, images) of the next column tiles that share offsets."""
-        rows, cols, tile_words = self.config.rows, self.config.cols, item["k_tiles"] * self.config.rows
-        base = item["weight_base"] & self._mask("weight_base")
-        start = base + first * tile_words
+        rows, cols = self.config.rows, self.config.cols
+        tile_words = weight_words.half_words(item, self.config)
+        start = (item["weight_base"] & self._mask("weight_base")) + first * tile_words
         if start + tile_words > self.config.weight_depth:
             raise HaltError(Status.WEIGHT_ADDRESS)
         values = cols * len(pixels) * self.images
         count = min(item["n_tiles"] - first, (self.config.weight_depth - start) // tile_words)
         count = min(count, max(1, BLOCK_ELEMENTS // values))
         words = self.weights[start : start + count * tile_words].reshape(count, tile_words, -1)
-        same = np.cumprod((words[:, :, :2] == words[:1, :, :2]).all(axis=(1, 2)))
-        words = words[: int(same.sum())]
-        offsets = np.ascontiguousarray(words[0, :, :2]).view("<u2").ravel().astype(np.int64)
-        taps = np.ascontiguousarray(words[:, :, 2:]).view(np.int8).transpose(0, 2, 1).reshape(-1, tile_words)
-        banks = np.tile(np.arange(rows), item["k_tiles"])
-        sums = np.zeros((len(taps), len(pixels), self.images), np.int32)
-        for r in range(0, tile_words, EXACT_FLOAT32_TERMS):
-            terms = slice(r, r + EXACT_FLOAT32_TERMS)
-            weights = taps[:, terms].astype(np.float32)
-            step = max(1, BLOCK_ELEMENTS // (weights.shape[1] * self.images))
-            for p in range(0, len(pixels), step):
-                gathered = self._gather(banks[terms, None], pixels[None, p : p + step] + offsets[terms, None])
-                product = weights @ gathered.reshape(weights.shape[1], -1).astype(np.float32)
-                sums[:, p : p + step] += product.astype(np.int32).reshape(len(taps), -1, self.images)
-        passes = item["k_tiles"] * len(words)
-        self.counters[Counter.WEIGHT_WORDS] += passes * rows
+        tiles = [weight_words.passes(item, self.config, words[0])]
+        offsets = np.concatenate([step.offsets for step in tiles[0]])
+        for more in words[1:]:
+            found = weight_words.passes(item, self.config, more)
+            if not np.array_equal(np.concatenate([step.offsets for step in found]), offsets):
+                break
+            tiles.append(found)
+        taps = np.stack([np.concatenate([step.weights for step in steps]) for steps in tiles])
+        taps = taps.transpose(0, 2, 1).reshape(len(tiles) * cols, -1)
+        shifts = np.repeat([step.shift for step in tiles[0]], rows)
+        addresses = pixels + shifts[:, None] & self._address_mask
+        if addresses.max() >= self.config.activation_depth:
+            raise HaltError(Status.ACTIVATION_ADDRESS)
+        passes = item["k_tiles"] * len(tiles)
+        self.counters[Counter.WEIGHT_WORDS] += tile_words * len(tiles)
         self.counters[Counter.MATRIX] += passes * len(pixels)
         self.counters[Counter.ACTIVATION_READS] += passes * len(pixels)
-        return sums.reshape(len(words), cols, len(pixels), self.images)
+        banks = np.tile(np.arange(rows), item["k_tiles"])
+        sums = self._products(taps, banks, addresses + offsets[:, None])
+        return sums.reshape(len(tiles), cols, len(pixels), self.images)
+
+    def _products(
+        self, taps: NDArray[np.int16], banks: NDArray[np.int64], addresses: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Sums (columns, pixels, images) of `taps` (columns, terms) times bytes at (banks, addresses)."""
+        exact = np.float32 if self.config.weight_bits == numerics.WEIGHT_BITS else np.float64
+        sums = np.zeros((len(taps), addresses.shape[1], self.images), np.int32)
+        for r in range(0, taps.shape[1], EXACT_FLOAT32_TERMS):
+            terms = slice(r, r + EXACT_FLOAT32_TERMS)
+            weights = taps[:, terms].astype(exact)
+            step = max(1, BLOCK_ELEMENTS // (weights.shape[1] * self.images))
+            for p in range(0, addresses.shape[1], step):
+                gathered = self._gather(banks[terms, None], addresses[terms, p : p + step])
+                product = weights @ gathered.reshape(weights.shape[1], -1).astype(exact)
+                sums[:, p : p + step] += product.astype(np.int32).reshape(len(taps), -1, self.images)
+        return sums
 
     # ---- channel unit --------------------------------------------------------------------------------------
 
@@ -233,29 +253,34 @@ class Units:
         match Source(item["source"]):
             case Source.MATRIX:
                 return self._post_matrix(item)
+            case Source.BASIS:
+                return self._post_basis(item)
             case Source.CHANNEL:
                 return self._post_channel(item)
             case Source.FILL:
                 return self._post_fill(item)
 
-    def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(bias, multiplier, shift) of the groups `numbers`, as (3, groups, lanes)."""
-        base = item["parameter_base"] & self._mask("parameter_base")
-        words = base + (numbers * 0 if item["uniform"] else numbers)
+    def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> list[list[isa.Lane]]:
+        """The lanes of the parameter words `numbers`, counted from the instruction's first."""
+        words = (item["parameter_base"] & self._mask("parameter_base")) + numbers
         if words.max() >= self.config.parameter_depth:
             raise HaltError(Status.PARAMETER_ADDRESS)
         unique, back = np.unique(words, return_inverse=True)
         lanes = [isa.unpack_parameter(self.config, self.parameters[word].tobytes()) for word in unique]
-        return np.array(lanes, np.int64)[back].transpose(2, 0, 1)
+        return [lanes[index] for index in back]
 
     def _requantise(
         self, item: Instruction, values: NDArray[np.int32], numbers: NDArray[np.int64]
     ) -> NDArray[np.int8]:
         """``values`` (groups, lanes, …, images) to activations; group i uses the parameters `numbers[i]`."""
-        parameters = self._lane_parameters(item, numbers)
-        shape = (*parameters.shape[1:], *(1,) * (values.ndim - 2))
-        bias, multiplier, shift = (part.reshape(shape) for part in parameters)
-        biased = numerics.wrap(values + bias, self.config.accumulator_width)
+        uniform = item["uniform"] and item["source"] != Source.BASIS
+        words = self._lane_parameters(item, numbers * 0 if uniform else numbers)
+        shape = (*values.shape[:2], *(1,) * (values.ndim - 2))
+        bias, multiplier, shift = (
+            np.array([[getattr(lane, name) for lane in lanes] for lanes in words], np.int64).reshape(shape)
+            for name in ("bias", "multiplier", "shift")
+        )
+        biased = numerics.wrap(values + bias, self.config.post_bits)
         limits = {name: item[name] for name in ("zero_point", "low", "high")}
         return numerics.requantise(biased, multiplier, shift, mode=self.config.requantise, **limits).astype(
             np.int8
@@ -274,6 +299,40 @@ class Units:
             for number, values in zip(numbers.tolist(), self._requantise(item, groups, numbers), strict=True):
                 plane, group = divmod(number, item["period"])
                 self._write(group, item["mask"], item["base"] + plane * item["plane_step"] + pixels, values)
+            self.full[self.draining] = False
+            self.draining ^= 1
+            yield True
+
+    def _post_basis(self, item: Instruction) -> Job:
+        pixels, inputs = rectangle(item), isa.basis_inputs(item)
+        if item["y_count"] * inputs > self.config.accumulator_depth:
+            raise HaltError(Status.ACCUMULATOR_ADDRESS)
+        lanes, per_half = self.config.post_lanes, isa.basis_groups(self.config)
+        starts = np.arange(item["x_count"]) * item["stride"]
+        for first in range(0, item["chunks"], per_half):
+            while not self.full[self.draining]:
+                yield False
+            for number in range(first, min(first + per_half, item["chunks"])):
+                columns = slice(
+                    (number - first) * BASIS_SIZE * lanes, (number - first + 1) * BASIS_SIZE * lanes
+                )
+                half = self.accumulators[self.draining, columns, : item["y_count"] * inputs]
+                sums = numerics.wrap(half.astype(np.int64), numerics.FACTORED_BITS)
+                sums = sums.reshape(BASIS_SIZE, lanes, item["y_count"], inputs, self.images)
+                rows = self._lane_parameters(item, np.arange(BASIS_SIZE) + number * BASIS_SIZE)
+                basis = np.array([[lane.basis for lane in row] for row in rows], np.int64)
+                window = [(BASIS_SIZE - 1, 0)] if item["single"] else [(s, s) for s in range(BASIS_SIZE)]
+                combined = sum(
+                    np.einsum("jlyxi,jl->lyxi", sums[:, :, :, starts + place], basis[:, :, s])
+                    for s, place in window
+                )
+                values = numerics.wrap(combined, numerics.COMBINED_BITS).reshape(1, lanes, -1, self.images)
+                last_word = np.array([number * BASIS_SIZE + BASIS_SIZE - 1])
+                activations = self._requantise(item, values, last_word)[0]
+                plane, group = divmod(number, item["period"])
+                self._write(
+                    group, item["mask"], item["base"] + plane * item["plane_step"] + pixels, activations
+                )
             self.full[self.draining] = False
             self.draining ^= 1
             yield True

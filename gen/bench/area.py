@@ -1,87 +1,72 @@
-"""What a configuration takes on a device family after synthesis: each PE, each unit, and the whole."""
+"""What a configuration takes on a device family after synthesis: each PE, each unit, and the whole.
+
+All outputs of a unit are kept and nothing is known of its inputs, so the units add up to more than the whole.
+"""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
+from popshift.gen.bench.tables import ALONE_SUM_BITS
 from popshift.gen.implement.synthesis import FAMILIES, Resources, synthesise
+from popshift.gen.implement.units import UNITS, Unit
 from popshift.hw.accelerator import Accelerator
-from popshift.hw.channel.unit import ChannelUnit
-from popshift.hw.config import AcceleratorConfig
-from popshift.hw.control.commands import CommandUnit
-from popshift.hw.control.counters import Counters
-from popshift.hw.control.sequencer import Sequencer
-from popshift.hw.core import HOST_READ_LATENCY
+from popshift.hw.config import PE_KINDS, AcceleratorConfig
 from popshift.hw.emit import component_verilog
-from popshift.hw.errors import InputError
-from popshift.hw.isa import WORD_BITS
-from popshift.hw.link.uart import Uart
-from popshift.hw.matrix.accumulators import Accumulators
-from popshift.hw.matrix.control import MatrixControl
-from popshift.hw.matrix.feeder import WeightFeeder, weight_word
-from popshift.hw.matrix.gather import RowGather
-from popshift.hw.matrix.mesh import Mesh
-from popshift.hw.memory.activations import ActivationMemory
-from popshift.hw.post.unit import PostUnit, parameter_word
+from popshift.hw.errors import ConfigError, InputError
+from popshift.hw.matrix.mesh import Mesh, tile_column
+from popshift.hw.matrix.pe import pe_word
+from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.tech import TECHNOLOGIES
 from popshift.hw.tech.portable import Portable
 
 STRIP_COLS = 4
-"""Columns of the mesh over which a PE's average is taken, or one group of post lanes if that is more."""
+"""Columns of the mesh over which a PE's average is taken, or the fewest that there may be if that is more."""
 REPORTED = ("lut4", "ff", "block_ram", "dsp", "spram", "lutram")
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """A part that is synthesised on its own.
+class LonePe(wiring.Component):
+    """One PE of a mesh: two weight registers, the product, and its addition to a partial sum from above.
 
-    All its outputs are kept and nothing is known of its inputs, so the parts add up to more than the whole.
+    Members
+    -------
+    activation, weight, load, switch: as in `Mesh`. above, total: `ALONE_SUM_BITS` wide.
     """
 
-    name: str
-    build: Callable[[AcceleratorConfig, Portable], wiring.Component]
+    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
+        lone = {"rows": 2, "tile_rows": 1, "tile_cols": 1, "cols": BASIS_SIZE, "post_lanes": 1}  # a chain
+        self._config = config.replace(**lone)
+        self._technology = technology
+        super().__init__(
+            {
+                "activation": In(signed(8)),
+                "weight": In(pe_word(config).size),
+                "load": In(1),
+                "switch": In(1),
+                "above": In(signed(ALONE_SUM_BITS)),
+                "total": Out(signed(ALONE_SUM_BITS)),
+            }
+        )
 
-
-UNITS = (
-    _Unit("mesh", lambda config, technology: Mesh(config=config, technology=technology)),
-    _Unit("accumulators", lambda config, technology: Accumulators(config=config, technology=technology)),
-    _Unit("row gather", lambda config, technology: RowGather(config=config)),
-    _Unit("weight feeder", lambda config, technology: WeightFeeder(config=config)),
-    _Unit("matrix control", lambda config, technology: MatrixControl(config=config)),
-    _Unit("post unit", lambda config, technology: PostUnit(config=config, technology=technology)),
-    _Unit("channel unit", lambda config, technology: ChannelUnit(config=config)),
-    _Unit(
-        "weight memory",
-        lambda config, technology: technology.host_ram(
-            width=weight_word(config).size, depth=config.weight_depth
-        ),
-    ),
-    _Unit(
-        "parameter memory",
-        lambda config, technology: technology.host_ram(
-            width=parameter_word(config).size, depth=config.parameter_depth
-        ),
-    ),
-    _Unit(
-        "program memory",
-        lambda config, technology: technology.host_ram(width=WORD_BITS, depth=config.program_depth),
-    ),
-    _Unit("sequencer", lambda config, technology: Sequencer(config=config)),
-    _Unit("counters", lambda config, technology: Counters(config=config)),
-    _Unit(
-        "command unit",
-        lambda config, technology: CommandUnit(
-            config=config, read_latency=HOST_READ_LATENCY, technology=technology
-        ),
-    ),
-    _Unit("UART", lambda config, technology: Uart(config=config)),
-    _Unit(
-        "activation memory", lambda config, technology: ActivationMemory(config=config, technology=technology)
-    ),
-)
+    def elaborate(self, platform):
+        m = Module()
+        total = tile_column(
+            m,
+            self._config,
+            self._technology,
+            activations=[self.activation],
+            weight=self.weight,
+            switch=self.switch,
+            load=self.load,
+            above=self.above,
+            bits=ALONE_SUM_BITS,
+            name="pe",
+        )
+        m.d.comb += self.total.eq(total)
+        return m
 
 
 def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
@@ -93,10 +78,11 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
 
     Returns
     -------
-    ``family``; ``whole``; ``units`` by name; ``pe``, by kind and then by what multiplies, ``dsp`` or ``lut``:
-    ``alone`` is a mesh of one PE (two weight registers, multiplier, result register), ``in_array`` the
-    average PE of some columns of the configuration's mesh, with its share of adder tree and partial sums.
-    Each gives lut4, ff, block_ram, dsp, spram and lutram.
+    ``family``; ``whole``; ``units`` by name; ``pe``, by kind and then by what multiplies (``dsp`` or ``lut``;
+    ``shift`` has ``lut`` alone): for every kind there is, so that they can be compared, whether the
+    configuration has it or not. ``alone`` is a `LonePe`, adder and register of a 24-bit partial sum included,
+    ``in_array`` the average PE of some columns of the configuration's mesh, with its share of adder tree,
+    partial sums and skew. Each gives lut4, ff, block_ram, dsp, spram and lutram.
 
     Raises
     ------
@@ -108,16 +94,23 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     with_uart = config.replace(link="uart")
     units = [
         *UNITS,
-        _Unit("whole", lambda config, technology: Accelerator(config=config, technology=technology)),
+        Unit("whole", lambda config, technology: Accelerator(config=config, technology=technology)),
     ]
     # Built one by one: what is made and never synthesised, because one before it failed, would be warned of.
     figures = {
         unit.name: _figures(_synthesise(unit.build(with_uart, _technology(with_uart, family)), family))
         for unit in units
     }
+    elements = {}
+    for kind in PE_KINDS:
+        try:
+            elements[kind] = processing_elements(config, kind, family)
+        except ConfigError:  # of a kind that cannot be with so many rows
+            if kind in config.pe_kinds:
+                raise
     return {
         "family": family,
-        "pe": {kind: processing_elements(config, kind, family) for kind in config.pe_kinds},
+        "pe": elements,
         "whole": figures.pop("whole"),
         "units": figures,
     }
@@ -129,18 +122,34 @@ def _technology(config: AcceleratorConfig, family: str) -> Portable:
 
 def processing_elements(config: AcceleratorConfig, kind: str, family: str) -> dict[str, Any]:
     """What `area_of` returns under ``pe`` for one kind."""
-    cols = config.post_lanes * -(-STRIP_COLS // config.post_lanes)
-    strip = {"pe_kinds": [kind], "cols": cols, "tile_cols": math.gcd(config.tile_cols, cols)}
-    one = {"pe_kinds": [kind], "rows": 1, "tile_rows": 1, "cols": 1, "tile_cols": 1, "post_lanes": 1}
+    only = _strip(config, kind)
     found: dict[str, Any] = {}
     for multiplier, blocks in (("dsp", -1), ("lut", 0)):
-        alone = _mesh(config.replace(**one, dsp_multipliers=blocks), family)
-        in_array = _mesh(config.replace(**strip, dsp_multipliers=blocks), family)
+        if multiplier == "dsp" and kind == "shift":
+            continue
+        with_blocks = only.replace(dsp_multipliers=blocks)
+        technology = _technology(with_blocks, family)
+        alone = _synthesise(LonePe(config=with_blocks, technology=technology), family)
+        in_array = _mesh(with_blocks, family)
         found[multiplier] = {
             "alone": _figures(alone),
-            "in_array": _figures(in_array, share=config.rows * cols),
+            "in_array": _figures(in_array, share=only.peak_macs_per_cycle),
         }
     return found
+
+
+def _strip(config: AcceleratorConfig, kind: str) -> AcceleratorConfig:
+    """Some columns of the configuration's mesh, of one kind of PE."""
+    # The mesh does not depend on the post lanes; the fewest that may be allow the fewest columns.
+    lanes = next(n for n in range(1, config.rows + 1) if config.rows % n == 0 and config.rows // n <= 32)
+    cols = lanes * max(BASIS_SIZE if kind == "shift" else 1, -(-STRIP_COLS // lanes))
+    return config.replace(
+        cols=cols,
+        tile_cols=math.gcd(config.tile_cols, cols),
+        post_lanes=lanes,
+        pe_kinds=[kind],
+        rebuild=config.rebuild and kind == "mul",
+    )
 
 
 def _mesh(config: AcceleratorConfig, family: str) -> Resources:

@@ -1,9 +1,10 @@
 """Writes measured figures into docs/results.md.
 
 ``python -m popshift.gen.bench.document RESULTS_FOLDER FILE.md``; the folder holds what
-``popshift bench --json`` and ``popshift build --json`` printed, in files named ``bench*.json`` and
-``build*.json``. In the document each section lies between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``;
-a section for which there is no file stays as it is.
+``popshift bench --json``, ``popshift bench --decompose --json`` and ``popshift build --json`` printed, in
+files named ``bench*.json``, ``decompose*.json`` and ``build*.json``. In the document each section lies
+between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; a section for which there is no file stays as
+it is.
 """
 
 import json
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from popshift.gen.bench.tables import Table, area_tables, case_table, speed_table
+from popshift.gen.bench.tables import Table, area_tables, case_table, decomposition_table, speed_table, split
 from popshift.hw.errors import InputError, PopshiftError
 
 Results = dict[str, Any]
@@ -68,7 +69,7 @@ def _results(folder: Path, pattern: str) -> tuple[Results, set[str]]:
 
 
 def _bench(results: Results) -> str:
-    records = [record for entry in results.values() for record in entry]
+    records, _ = split([record for entry in results.values() for record in entry])
     cases = case_table(records)
     parts = [_tools(records), markdown(cases)]
     parts += [_layers(records)]
@@ -85,10 +86,10 @@ def _tools(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         ", ".join(f"{name} {version}" for name, version in tools.items()) for tools in described.values()
     ]
-    configs = {record["config"]: record["config_digest"] for record in records}
-    lines.append(
-        "Configurations: " + ", ".join(f"{name} (digest {digest})" for name, digest in configs.items())
-    )
+    configs = {record["config"]: record["config_digest"] for record in records if "config" in record}
+    if configs:
+        named = ", ".join(f"{name} (digest {digest})" for name, digest in configs.items())
+        lines.append(f"Configurations: {named}")
     return "".join(f"{line}.\n\n" for line in lines)
 
 
@@ -117,11 +118,25 @@ def _build(results: Results) -> str:
         seeds = ", ".join(f"{seed}: {clock:.1f}" for seed, clock in entry["fmax_mhz_by_seed"].items())
         uses = [entry["median"][name] for name in ("lut", "ff", "block_ram", "dsp", "spram")]
         cells = ["-" if use is None else f"{use['used']:,} of {use['available']:,}" for use in uses]
-        rows.append([entry["config"], entry["device"], f"{entry['fmax_mhz']:.1f}", seeds, *cells])
+        built = f"{entry['unit']} of {entry['config']}" if entry.get("unit") else entry["config"]
+        rows.append([built, entry["device"], f"{entry['fmax_mhz']:.1f}", seeds, *cells])
     return _tools(list(results.values())) + markdown(Table("Builds", columns, rows))
 
 
-SECTIONS: dict[str, Callable[[Results], str]] = {"bench": _bench, "build": _build}
+def _decompose(results: Results) -> str:
+    _, records = split([record for entry in results.values() for record in entry])
+    parts = [_tools(records)]
+    for record in records:
+        table = decomposition_table(record)
+        parts += [f"{table.title}, {record['threads']} threads:\n\n", markdown(table)]
+    return "".join(parts)
+
+
+SECTIONS: dict[str, Callable[[Results], str]] = {
+    "bench": _bench,
+    "build": _build,
+    "decompose": _decompose,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,9 +1,16 @@
 """The bench's records as tables: columns and rows of text, for the terminal and for docs/results.md."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from popshift.gen.bench.records import Record
+
+if TYPE_CHECKING:
+    from popshift.gen.bench.decompose import DecompositionRecord
+
+ALONE_SUM_BITS = 24
+"""Of the partial sum that a PE alone adds its product to."""
+PLACES = {"alone": f"alone, with a {ALONE_SUM_BITS}-bit sum", "in_array": "in array"}
 
 
 class Table(NamedTuple):
@@ -65,7 +72,7 @@ def area_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
     for name, areas in _by_config(records, "area").items():
         for area in areas:
             rows = [
-                _area_row(f"PE {kind}, {multiplier}, {place.replace('_', ' ')}", figures)
+                _area_row(f"PE {kind}, {multiplier}, {PLACES[place]}", figures)
                 for kind, multipliers in area["pe"].items()
                 for multiplier, places in multipliers.items()
                 for place, figures in places.items()
@@ -77,14 +84,37 @@ def area_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
     return tables
 
 
-def show(records: Sequence[Record]) -> None:
+def decomposition_table(record: dict[str, Any]) -> Table:
+    """One row for each kind of layer, and one for all."""
+    rows = [
+        [
+            kind["kind"],
+            str(kind["layers"]),
+            f"{kind['weights']:,}",
+            _share(kind["error"], 1),
+            f"{kind['compression']:.2f}",
+        ]
+        for kind in record["kinds"]
+    ]
+    title = f"SmartDeal form of {record['decomposition']}: {record['seconds']:.1f} s"
+    return Table(title, ["layers of kind", "layers", "weights", "error", "times smaller than fp32"], rows)
+
+
+def split(records: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Records of cases, and of decompositions."""
+    cases = [record for record in records if "case" in record]
+    return cases, [record for record in records if "decomposition" in record]
+
+
+def show(records: "Sequence[Record | DecompositionRecord]") -> None:
     """Print everything that was measured."""
     import dataclasses
 
     from popshift.gen.cli.output import print_table
 
-    plain = [dataclasses.asdict(record) for record in records]
-    tables = [case_table(plain), speed_table(plain), *area_tables(plain)]
+    cases, decompositions = split([dataclasses.asdict(record) for record in records])
+    tables = [case_table(cases), speed_table(cases), *area_tables(cases)]
+    tables += [decomposition_table(record) for record in decompositions]
     for table in tables:
         if table.rows:
             print_table(*table)

@@ -10,6 +10,7 @@ from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED, ModelError
 
 if TYPE_CHECKING:
+    from popshift.gen.bench.decompose import DecompositionRecord
     from popshift.gen.bench.records import Record
 
 FAMILIES = ("ecp5", "ice40", "gowin")
@@ -37,20 +38,29 @@ def bench(
     speed: Annotated[
         bool, typer.Option("--speed", help="Add the time to generate and to build, and simulated cycles/s.")
     ] = False,
+    decompose: Annotated[
+        bool,
+        typer.Option(
+            "--decompose",
+            help="Time SmartDeal on ResNet-18 with random weights; nothing else unless it is asked for.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run standard cases: cycles, utilisation, stalls and memory traffic; every integer is compared."""
     named = cases or []
     families = [name for name in named if area and name in FAMILIES] or list(FAMILIES[:1])
     named = [name for name in named if not (area and name in FAMILIES)]
-    configs = [load_config(name) for name in config or ["a16"]]
+    only_decompose = decompose and not (cases or config or area or speed)
+    configs = [] if only_decompose else [load_config(name) for name in config or ["a16"]]
 
     from popshift.gen.bench.cases import choose
     from popshift.gen.bench.measure import run_cases
     from popshift.gen.level import Level
 
     chosen = choose(named)
-    records: list[Record] = []
+    records: list[Record | DecompositionRecord] = []
+    mismatches = 0
     for entry in configs:
         here = list(
             run_cases(chosen, entry, level=Level(level), seed=seed, skip=None if named else _leave_out)
@@ -68,13 +78,18 @@ def bench(
             for record in here:
                 record.speed = measured
         records += here
+        mismatches += sum(record.mismatches for record in here)
+    if decompose:
+        from popshift.gen.bench.decompose import decompose_resnet18
+
+        records.append(decompose_resnet18(seed))
     if as_json:
         print_json(records)
     else:
         from popshift.gen.bench.tables import show
 
         show(records)
-    if any(record.mismatches for record in records):
+    if mismatches:
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -21,6 +21,10 @@ def build(
         float | None, typer.Option(help="Clock to aim for, in MHz; by default the configuration's.")
     ] = None,
     minutes: Annotated[float, typer.Option(help="Give a seed up after this time.")] = 120,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="Build this part alone, between registers, e.g. mesh; by default the whole."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Place and route the accelerator: LUT, FF, block RAM, DSP, Fmax and the critical path.
@@ -32,7 +36,7 @@ def build(
     from popshift.hw.config import load_config
 
     done = place_and_route(
-        load_config(config), device_named(device), seeds=seeds, clock_mhz=clock, minutes=minutes
+        load_config(config), device_named(device), seeds=seeds, clock_mhz=clock, minutes=minutes, unit=unit
     )
     if as_json:
         print_json(done)
@@ -53,7 +57,8 @@ def _print(done: "Build") -> None:
         )
         if use is not None
     ]
-    print_table(f"{done.config} on {done.device}", ["resource", "used", "available", "share"], rows)
+    built = done.config if done.unit is None else f"{done.unit} of {done.config}"
+    print_table(f"{built} on {done.device}", ["resource", "used", "available", "share"], rows)
     netlist = done.resources
     print(f"netlist: {netlist.lut4:,} LUT4 ({netlist.carry:,} carry cells), {netlist.ff:,} FF")
     clocks = ", ".join(f"seed {run.seed}: {run.slowest_mhz:.1f}" for run in done.runs)

@@ -5,9 +5,11 @@ Inference", 2018.
 
 * Max pooling keeps the quantisation of its input, so it only compares.
 * Average pooling has a range of its own: a mean spreads less than what it averages.
+* SmartDeal weights have their integers already, and one scale per output channel.
 * Biases are int32 at the scale input scale * weight scale.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 
 from popshift.firmware_py.tensors import quantise as quantise_values
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
-from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatPool
+from popshift.gen.frontend.float_graph import FloatConvolution, FloatFactors, FloatGraph, FloatPool
 from popshift.gen.graph import (
     Convolution,
+    Factors,
     Graph,
     Operator,
     Pool,
@@ -51,6 +54,7 @@ def quantise(
     options: QuantisationOptions | None = None,
     *,
     accumulator_width: int = 32,
+    smartdeal: bool = True,
 ) -> Graph:
     """The integer network.
 
@@ -61,6 +65,7 @@ def quantise(
         them; some hundred samples.
     mode, accumulator_width: requantisation and bits of a sum of the accelerator.
     options: how activation ranges are chosen.
+    smartdeal: keep the integers of SmartDeal weights; else they are quantised to int8 like all others.
 
     Raises
     ------
@@ -77,6 +82,7 @@ def quantise(
         output_range = ranges[operator.output]
         quantised: Operator
         if isinstance(operator, FloatConvolution):
+            operator = operator if smartdeal else dataclasses.replace(operator, smartdeal=None)
             tensor, quantised = _convolution(operator, source, shape, output_range, mode, accumulator_width)
         else:
             tensor, quantised = _pool(operator, source, shape, output_range, mode, accumulator_width)
@@ -93,17 +99,23 @@ def _convolution(
     mode: Requantise,
     accumulator_width: int,
 ) -> tuple[Tensor, Convolution]:
-    flat = operator.weight.reshape(shape[0], -1)
     for_bias = np.abs(operator.bias) / (source.scale * _bias_limit(accumulator_width))
-    scales = np.maximum(np.abs(flat).max(1) / WEIGHT_MAX, for_bias)
+    factors = None if operator.smartdeal is None else _positive(operator.smartdeal)
+    if factors is None:
+        scales = np.abs(operator.weight.reshape(shape[0], -1)).max(1) / WEIGHT_MAX
+        scales = np.maximum(scales, for_bias)
+    else:
+        scales = np.where(factors.scale > 0, factors.scale, for_bias)
     tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()), mode)
     scales[scales == 0] = tensor.scale / source.scale  # no weights, no bias: any scale will do
-    factors = source.scale * scales / tensor.scale
-    weight = np.clip(np.rint(operator.weight / scales[:, None, None, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(
-        np.int8
-    )
+    steps = source.scale * scales / tensor.scale
+    if factors is None:
+        weight = np.rint(operator.weight / scales[:, None, None, None])
+        weight = np.clip(weight, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    else:
+        weight = factors.factors.weight(operator.weight.shape)
     bias = np.rint(operator.bias / (source.scale * scales)).astype(np.int64)
-    requantisation = _requantisation(operator, tensor, factors, mode)
+    requantisation = _requantisation(operator, tensor, steps, mode)
     # What the array adds up: products with the zero point still in, which the bias then takes out again.
     whole = weight.reshape(shape[0], -1).astype(np.int64)
     folded_bias = bias - source.zero_point * whole.sum(1)
@@ -120,6 +132,17 @@ def _convolution(
         weight=weight,
         bias=bias,
         requantisation=requantisation,
+        factors=None if factors is None else factors.factors,
+    )
+
+
+def _positive(form: FloatFactors) -> FloatFactors:
+    """The same weights with scales that are not negative: signs move into the basis."""
+    keep, signs = form.scale != 0, np.where(form.scale < 0, -1, 1)
+    coefficients = form.factors.coefficients * keep[:, None, None, None].astype(np.int8)
+    basis = (form.factors.basis * signs[:, None, None, None]).astype(np.int8)
+    return FloatFactors(
+        Factors(coefficients=coefficients, basis=basis, taps=form.factors.taps), np.abs(form.scale)
     )
 
 

@@ -63,7 +63,13 @@ def _emit_convolution(
     bias = np.zeros(weight.shape[0]) if missing else importer.constant(call, "bias").reshape(-1)
     _, height, width = importer.shape(value.tensor)
     operator = FloatConvolution(
-        name=call.name, input=value.tensor, output=call.name, window=window, weight=weight, bias=bias
+        name=call.name,
+        input=value.tensor,
+        output=call.name,
+        window=window,
+        weight=weight,
+        bias=bias,
+        smartdeal=importer.smartdeal(call),
     )
     importer.emit(operator, (weight.shape[0], *window.output_size(height, width)))
     return result_of(call)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from popshift.gen.graph import Pooling, Window
+from popshift.gen.graph import Factors, Pooling, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,21 @@ class FloatTensor:
     shape: tuple[int, int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class FloatFactors:
+    """SmartDeal weights: ``weight[m] = scale[m] * factors.weight()[m]``, scale float64 (out channels,)."""
+
+    factors: Factors
+    scale: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatConvolution:
     """``clamp(bias[m] + sum x * weight, low, high)``. A fully connected layer is one whose kernel covers its
     input.
 
-    ``weight``: (out channels, in channels, kernel height, kernel width); ``bias``: (out channels,).
+    ``weight``: (out channels, in channels, kernel height, kernel width); ``bias``: (out channels,);
+    ``smartdeal``: the form of the weight, if it has one.
     """
 
     name: str
@@ -37,6 +46,7 @@ class FloatConvolution:
     window: Window
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
+    smartdeal: FloatFactors | None = None
     low: float = -math.inf
     high: float = math.inf
 

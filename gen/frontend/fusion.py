@@ -105,7 +105,10 @@ def _fold_batch_norm(
         return refused(
             f"folded into {producer.name} it gives weights that are not finite", "train the network again"
         )
-    return dataclasses.replace(producer, weight=weight, bias=bias), Finding(
+    form = producer.smartdeal
+    if form is not None:
+        form = dataclasses.replace(form, scale=form.scale * norm.factor)
+    return dataclasses.replace(producer, weight=weight, bias=bias, smartdeal=form), Finding(
         norm.name, "batch_norm", True, f"folded into {producer.name}"
     )
 

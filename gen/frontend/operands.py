@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.float_graph import FloatPool
+from popshift.gen.frontend.float_graph import FloatFactors, FloatPool
 from popshift.gen.frontend.fusion import RawOperator
 from popshift.gen.graph import Pooling, Window
 
@@ -64,6 +64,10 @@ class Importer(Protocol):
 
     def constant(self, call: Call, argument: str) -> NDArray[np.float64]:
         """A float parameter, checked to be finite."""
+        ...
+
+    def smartdeal(self, call: Call) -> FloatFactors | None:
+        """The SmartDeal form of its weight, if it has one."""
         ...
 
     def emit(self, operator: RawOperator, shape: tuple[int, int, int]) -> None:

@@ -2,6 +2,7 @@
 handlers)."""
 
 import operator as python_operators
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -13,17 +14,23 @@ from torch.fx.node import map_arg
 
 from popshift.gen.frontend import aten
 from popshift.gen.frontend.findings import Finding, UnsupportedError
-from popshift.gen.frontend.float_graph import FloatGraph, FloatTensor
+from popshift.gen.frontend.float_graph import FloatFactors, FloatGraph, FloatTensor
 from popshift.gen.frontend.fusion import RawOperator, fuse
 from popshift.gen.frontend.operands import Call, Value, materialise
 from popshift.gen.frontend.refusals import REFUSALS, RESIDUAL, UNKNOWN
 
 
 class ProgramImporter:
-    """Walks an exported program once; `graph` holds the network if every finding is a supported one."""
+    """Walks an exported program once; `graph` holds the network if every finding is a supported one.
 
-    def __init__(self, program: ExportedProgram) -> None:
+    Parameters
+    ----------
+    smartdeal: SmartDeal form of parameters, by their name.
+    """
+
+    def __init__(self, program: ExportedProgram, smartdeal: Mapping[str, FloatFactors]) -> None:
         self.program = program
+        self._smartdeal = smartdeal
         self.graph = FloatGraph()
         self.notes = self.graph.notes
         self._raw: list[RawOperator] = []
@@ -69,6 +76,10 @@ class ProgramImporter:
                 f"parameter {name} holds NaN or infinity in {bad} of {array.size} places", remedy
             )
         return array
+
+    def smartdeal(self, call: Call) -> FloatFactors | None:
+        name = self._parameter_names.get(id(call.arguments["weight"]))
+        return None if name is None else self._smartdeal.get(name)
 
     def emit(self, operator: RawOperator, shape: tuple[int, int, int]) -> None:
         self._raw.append(operator)

@@ -7,16 +7,20 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
+from torch.nn.utils import parametrize
 
+from popshift.gen.compress import smartdeal
 from popshift.gen.frontend.findings import Finding, refuse
-from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.gen.frontend.float_graph import FloatFactors, FloatGraph
 from popshift.gen.frontend.program_importer import ProgramImporter
+from popshift.gen.graph import Factors
 from popshift.hw.errors import ModelError
 
 
@@ -33,7 +37,8 @@ def from_module(module: torch.nn.Module, example: Any) -> FloatGraph:
     ------
     ModelError: naming every operator that cannot run, or why the module cannot be exported at all.
     """
-    return from_exported(_export(module, example))
+    program, forms = _export(module, example)
+    return _imported(program, forms)
 
 
 def check_module(module: torch.nn.Module, example: Any) -> list[Finding]:
@@ -43,19 +48,24 @@ def check_module(module: torch.nn.Module, example: Any) -> list[Finding]:
     ------
     ModelError: the module cannot be exported at all.
     """
-    return check_exported(_export(module, example))
+    program, _ = _export(module, example)
+    return check_exported(program)
 
 
 def from_exported(program: ExportedProgram | str | Path) -> FloatGraph:
     """Import an exported program, or a ``.pt2`` file. Errors as `from_module`."""
-    importer = ProgramImporter(_functional(_loaded(program)))
-    refuse(importer.run())
-    return importer.graph
+    return _imported(_loaded(program), {})
 
 
 def check_exported(program: ExportedProgram | str | Path) -> list[Finding]:
     """The verdict on every operator of an exported program, or of a ``.pt2`` file."""
-    return ProgramImporter(_functional(_loaded(program))).run()
+    return ProgramImporter(_functional(_loaded(program)), {}).run()
+
+
+def _imported(program: ExportedProgram, forms: Mapping[str, FloatFactors]) -> FloatGraph:
+    importer = ProgramImporter(_functional(program), forms)
+    refuse(importer.run())
+    return importer.graph
 
 
 # ---- export and files --------------------------------------------------------------------------------------
@@ -81,7 +91,8 @@ def _discarded_prints() -> Iterator[None]:
         yield
 
 
-def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
+def _export(module: torch.nn.Module, example: Any) -> tuple[ExportedProgram, dict[str, FloatFactors]]:
+    """The program, with plain weights, and the SmartDeal form of those that have one, by their name."""
     if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
         kind = type(module).__name__
         raise ModelError(f"a plain torch.nn.Module is needed, not {kind}", remedy="give the module itself")
@@ -96,6 +107,7 @@ def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
     except Exception as error:
         remedy = "give a module whose parameters are leaf tensors"
         raise ModelError(f"the module cannot be copied ({_first_line(error)})", remedy=remedy) from error
+    forms = _plain_weights(network)
     try:
         with _quiet(), torch.no_grad():
             network(*tensors)
@@ -105,7 +117,7 @@ def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
         raise ModelError(f"{what} ({_first_line(error)})", remedy=remedy) from error
     try:
         with _quiet(), torch.no_grad():
-            return torch.export.export(network, tensors, strict=False)
+            return torch.export.export(network, tensors, strict=False), forms
     except Exception as error:
         if "data-dependent" in str(error):
             what, remedy = "its control flow depends on the data", "compute the same for every input"
@@ -113,6 +125,23 @@ def _export(module: torch.nn.Module, example: Any) -> ExportedProgram:
             what = f"torch.export cannot take it: {_first_clause(error)}"
             remedy = "see the pytorch documentation of torch.export"
         raise ModelError(what, where=type(module).__name__, remedy=remedy) from error
+
+
+def _plain_weights(network: torch.nn.Module) -> dict[str, FloatFactors]:
+    """Replace SmartDeal parametrisations by the weights they stand for; returns their form by name."""
+    forms = {}
+    for name, layer in network.named_modules():
+        if not smartdeal.is_decomposed(layer):
+            continue
+        found = smartdeal.decomposition(layer)
+        factors = Factors(
+            coefficients=found.coefficients.numpy(),
+            basis=found.basis.numpy(),
+            taps=np.asarray(found.slicing.taps, np.int64),
+        )
+        forms[f"{name}.weight" if name else "weight"] = FloatFactors(factors, found.scale.double().numpy())
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return forms
 
 
 def _first_clause(error: Exception) -> str:

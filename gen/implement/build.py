@@ -28,6 +28,7 @@ class Build:
     Attributes
     ----------
     config, device: names. config_digest: of the configuration, as the device tells it.
+    unit: the part that was built alone; None: the whole accelerator.
     tools: version of every tool that decides about the figures.
     resources: of the netlist, before place and route.
     median: the run with the median clock.
@@ -37,6 +38,7 @@ class Build:
 
     config: str
     config_digest: str
+    unit: str | None
     device: str
     tools: dict[str, str]
     resources: Resources
@@ -49,6 +51,7 @@ class Build:
         return {
             "config": self.config,
             "config_digest": self.config_digest,
+            "unit": self.unit,
             "device": self.device,
             "tools": self.tools,
             "fmax_mhz": self.median.slowest_mhz,
@@ -67,18 +70,20 @@ def build(
     seeds: int = 3,
     clock_mhz: float | None = None,
     minutes: float | None = None,
+    unit: str | None = None,
 ) -> Build:
     """Generate, synthesise, place and route the accelerator, its UART the only pins besides the clock.
 
     Parameters
     ----------
+    unit: build this part alone (`popshift.gen.implement.units`), between registers, instead of the whole.
     seeds: nextpnr runs with seeds 1 .. seeds; their median is what one can expect.
     clock_mhz: the clock that is wanted, by default the configuration's.
     minutes: when to give up a seed.
 
     Raises
     ------
-    InputError: no seed, or a clock or a time that is not positive.
+    InputError: no seed, a clock or a time that is not positive, or no such unit.
     ToolError: a tool is missing, synthesis failed, or no seed could be routed.
     """
     if seeds < 1:
@@ -91,7 +96,10 @@ def build(
     from popshift.hw.emit import emit_verilog  # amaranth: only once the options are known to be right
 
     with_uart = config if config.link == "uart" else config.replace(link="uart")
-    source = emit_verilog(with_uart, technology=device.family) + _WITHOUT_RESET
+    if unit is None:
+        source = emit_verilog(with_uart, technology=device.family) + _WITHOUT_RESET
+    else:
+        source = _alone(with_uart, unit, device.family) + _WITHOUT_RESET
     netlist = synthesise(source, family=device.family, top="board", options=device.synthesis)
     runs: list[Report] = []
     failures: dict[int, ToolError] = {}
@@ -107,6 +115,7 @@ def build(
     return Build(
         config=config.name,
         config_digest=f"{config.digest:016x}",
+        unit=unit,
         device=device.name,
         tools=_tools(device),
         resources=netlist.resources,
@@ -114,6 +123,16 @@ def build(
         runs=runs,
         failed={seed: str(error) for seed, error in failures.items()},
     )
+
+
+def _alone(config: AcceleratorConfig, unit: str, family: str) -> str:
+    """Verilog of a part alone; its ports are those of the accelerator with its UART."""
+    from popshift.gen.implement import units
+    from popshift.hw.emit import component_verilog
+    from popshift.hw.tech import TECHNOLOGIES
+
+    technology = TECHNOLOGIES[family](dsp_multipliers=config.dsp_multipliers)
+    return component_verilog(units.Alone(units.unit(unit).build(config, technology)))
 
 
 def _tools(device: Device) -> dict[str, str]:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.gen.graph import Convolution
-from popshift.gen.mapping import tiling
 from popshift.gen.mapping.parameters import convolution_parameters, pack_parameters
 from popshift.gen.mapping.placement import Placed
+from popshift.gen.mapping.schemes import Candidate, Scheme, candidates, obstacles
 from popshift.gen.mapping.sections import (
     Section,
     bank_groups,
@@ -22,14 +22,16 @@ from popshift.gen.mapping.sections import (
     words_of,
 )
 from popshift.gen.mapping.tiling import Rectangle
+from popshift.gen.mapping.weight_tiles import ColumnTile, basis_lanes, runs
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import Instruction, Opcode, Source, instruction
+from popshift.hw.isa import Instruction, Lane, Opcode, Source, instruction
+from popshift.hw.numerics import BASIS_SIZE
+from popshift.sim.cycles import predict
 
 MAX_TILES = 1 << 16
 """Row or column tiles that an instruction can count."""
-TILE_WORDS = isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[Opcode.POST]
 
 
 def convolution_sections(
@@ -37,35 +39,65 @@ def convolution_sections(
 ) -> list[Section]:
     """The layer's sections: one, unless a memory forces more.
 
+    Of several ways to execute it, the one that takes the fewest cycles by the cycle model.
+
     Raises
     ------
     ModelError: a single column tile exceeds the weight memory, or a number could overflow.
     """
-    layout = source.layout
+    found: dict[str, list[Section]] = {}
+    refused: list[ModelError] = []
+    for candidate in candidates(layer, source.layout, *target.layout.shape[1:], config):
+        try:
+            found[candidate.scheme.name] = _sections(layer, source, target, candidate, config)
+        except ModelError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    cycles = {name: sum(_cycles(section, config) for section in parts) for name, parts in found.items()}
+    best = min(cycles, key=lambda name: cycles[name])
+    for section in found[best]:
+        section.mapping["other_executions"] = {name: cycles[name] for name in cycles if name != best}
+        section.mapping["impossible_executions"] = obstacles(layer, source.layout, config)
+    return found[best]
+
+
+def _cycles(section: Section, config: AcceleratorConfig) -> int:
+    return predict([*section.instructions, instruction(Opcode.MARK, layer=0)], config)[0]
+
+
+def _sections(
+    layer: Convolution, source: Placed, target: Placed, choice: Candidate, config: AcceleratorConfig
+) -> list[Section]:
+    """The sections of one way to execute it."""
+    layout, scheme = source.layout, choice.scheme
     channels = layer.weight.shape[0]
-    taps = tiling.assign_taps(layout.shape[0], layer.window.kernel, layout.period, layout.copies, config.rows)
-    tile_words = taps.size
-    if tile_words > config.weight_depth or len(taps) > MAX_TILES:
+    whole = scheme.tiles(0, channels)
+    parameters = convolution_parameters(layer, layout.zero_point, config, whole)
+    tile_words = max(len(tile.words) for tile in whole)
+    if tile_words > config.weight_depth or max(tile.fields["k_tiles"] for tile in whole) > MAX_TILES:
         raise ModelError(
             f"one column of output channels takes {tile_words} weight words, there are {config.weight_depth}",
             where=f"layer {layer.name}",
             remedy=f"raise weight_depth to at least {tile_words}, or make the kernel or the input smaller",
         )
-    parameters = convolution_parameters(layer, layout.zero_point, config)
-    tiles, _ = tiling.pixel_tiles(*target.layout.shape[1:], len(taps), channels, config)
     fills = fill_padding(target, config)
+    rows = 1 if scheme.source is Source.MATRIX else BASIS_SIZE
     most = min(
-        min(config.weight_depth // tile_words, MAX_TILES) * config.cols,
-        config.parameter_depth * config.post_lanes,
+        min(config.weight_depth // tile_words, MAX_TILES) * scheme.channels,
+        config.parameter_depth // rows * config.post_lanes,
     )
-    parts = [
-        (start, stop, piece)
-        for start, stop in channel_ranges(channels, most, target.layout.period, config)
-        for piece in tile_ranges(tiles, TILE_WORDS, words_of(fills), config.program_depth)
-    ]
+    ranges = channel_ranges(channels, most, target.layout.period, scheme.channels, config)
+    parts = []
+    for start, stop in ranges:
+        columns = whole if len(ranges) == 1 else scheme.tiles(start, stop)
+        words = len(runs(columns)) * isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[Opcode.POST]
+        for piece in tile_ranges(choice.pixels, words, words_of(fills), config.program_depth):
+            parts.append(((start, stop), columns, piece))
     kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
     sections = []
-    for index, (start, stop, piece) in enumerate(parts):
+    for index, (chosen, columns, piece) in enumerate(parts):
+        start, stop = chosen
         pixels = sum(tile.pixels for tile in piece)
         sections.append(
             Section(
@@ -74,17 +106,29 @@ def convolution_sections(
                 output=layer.output,
                 macs=(stop - start) * layout.shape[0] * kernel_taps * pixels,
                 instructions=_instructions(
-                    layer, source, target, config, taps, (start, stop), piece, [] if index else fills
+                    layer, source, target, config, scheme, columns, chosen, piece, [] if index else fills
                 ),
-                weights=pack_weights(layer, source, config, taps, start, stop),
-                parameters=pack_parameters(config, parameters[start:stop]),
-                mapping=_details(source, target, taps, (start, stop), piece, config),
+                weights=np.concatenate([tile.words for tile in columns]),
+                parameters=_parameters(config, columns, parameters[start:stop]),
+                mapping=_details(source, target, choice, columns, chosen, piece, config),
             )
         )
     return sections
 
 
-def channel_ranges(channels: int, most: int, period: int, config: AcceleratorConfig) -> list[tuple[int, int]]:
+def _parameters(
+    config: AcceleratorConfig, columns: Sequence[ColumnTile], lanes: list[Lane]
+) -> NDArray[np.uint8]:
+    """Parameter words of consecutive channels, with their basis if the post unit needs it."""
+    if columns[0].basis is not None:
+        basis = np.concatenate([tile.basis for tile in columns if tile.basis is not None])
+        lanes = basis_lanes(lanes, basis, config)
+    return pack_parameters(config, lanes)
+
+
+def channel_ranges(
+    channels: int, most: int, period: int, tile_channels: int, config: AcceleratorConfig
+) -> list[tuple[int, int]]:
     """Ranges of output channels of at most `most` each, for which one POST can write every column tile.
 
     A range begins a plane, or stays within one: the post unit's mask starts again only at the end of a plane.
@@ -98,42 +142,9 @@ def channel_ranges(channels: int, most: int, period: int, config: AcceleratorCon
             for plane in range(0, channels, period)
             for start in range(plane, min(plane + period, channels), most)
         ]
-    whole = int(np.lcm(period, config.cols))
+    whole = int(np.lcm(period, tile_channels))
     most -= most % (whole if whole <= most else period)
     return [(start, min(start + most, channels)) for start in range(0, channels, most)]
-
-
-def pack_weights(
-    layer: Convolution,
-    source: Placed,
-    config: AcceleratorConfig,
-    taps: NDArray[np.int64],
-    start: int,
-    stop: int,
-) -> NDArray[np.uint8]:
-    """Weight words (words, bytes) of output channels ``start .. stop - 1``: column tiles outside, row tiles,
-    rows.
-
-    A word is the row's address offset (two bytes, little endian) and one weight for each column. Empty rows
-    hold offset 0 and weights 0.
-    """
-    layout, window = source.layout, layer.window
-    column_tiles = -(-(stop - start) // config.cols)
-    kernel_taps = window.kernel[0] * window.kernel[1]
-    channel, tap = np.divmod(np.maximum(taps, 0), kernel_taps)  # tap 0 has offset 0
-    ky, kx = np.divmod(tap, window.kernel[1])
-    offset = (
-        channel // layout.period * layout.plane_step
-        + ky * window.dilation[0] * layout.row_pitch
-        + kx * window.dilation[1]
-    )
-    weight = np.zeros((column_tiles * config.cols, layout.shape[0] * kernel_taps + 1), np.int8)
-    weight[: stop - start, :-1] = layer.weight[start:stop].reshape(stop - start, -1)
-    chosen = weight[:, taps].reshape(column_tiles, config.cols, *taps.shape)  # tap -1 is the column of zeros
-    words = np.empty((column_tiles, *taps.shape, config.weight_word_bytes), np.uint8)
-    words[..., :2] = offset.astype("<u2")[..., None].view(np.uint8)
-    words[..., 2:] = chosen.transpose(0, 2, 3, 1).view(np.uint8)
-    return words.reshape(-1, config.weight_word_bytes)
 
 
 def _instructions(
@@ -141,33 +152,34 @@ def _instructions(
     source: Placed,
     target: Placed,
     config: AcceleratorConfig,
-    taps: NDArray[np.int64],
+    scheme: Scheme,
+    columns: Sequence[ColumnTile],
     channels: tuple[int, int],
     tiles: Sequence[Rectangle],
     fills: list[Instruction],
 ) -> list[Instruction]:
-    """MATRIX and POST of every tile; the FILLs run beside the first MATRIX."""
+    """The MATRIXes and the POST of every tile; the FILLs run beside the first MATRIX."""
     window, pitch = layer.window, source.layout.row_pitch
     start, stop = channels
     plane, within = divmod(start, target.layout.period)
     group = within // config.post_lanes
+    starts = np.cumsum([0, *(len(tile.words) for tile in columns)]).tolist()
     items: list[Instruction] = []
     for tile in tiles:
-        matrix = instruction(
-            Opcode.MATRIX,
-            kind=config.pe_kinds.index("mul"),
-            x_count=tile.width,
-            y_count=tile.height,
-            k_tiles=len(taps),
-            n_tiles=-(-(stop - start) // config.cols),
-            weight_base=0,
-            base=window_base(source, window.padding, window.stride, tile),
-            x_step=window.stride[1],
-            y_step=window.stride[0] * pitch - (tile.width - 1) * window.stride[1],
-        )
+        matrices = [
+            instruction(
+                Opcode.MATRIX,
+                **columns[first].fields,
+                **scheme.matrix_fields(layer, tile, pitch),
+                n_tiles=number,
+                weight_base=starts[first],
+                base=window_base(source, window.padding, window.stride, tile),
+            )
+            for first, number in runs(columns)
+        ]
+        rectangle = {**post_rectangle(target, tile, plane), **scheme.post_fields(layer, tile)}
         post = instruction(
             Opcode.POST,
-            source=Source.MATRIX,
             period=bank_groups(target, config),
             uniform=0,
             zero_point=target.layout.zero_point,
@@ -176,36 +188,38 @@ def _instructions(
             chunks=-(-(stop - start) // config.post_lanes),
             parameter_base=0,
             mask=copy_mask(target, config) << group,
-            **post_rectangle(target, tile, plane),
+            **rectangle,
         )
-        items += [matrix, *(fills if not items else []), post]
+        items += [matrices[0], *(fills if not items else []), post, *matrices[1:]]
     return items
 
 
 def _details(
     source: Placed,
     target: Placed,
-    taps: NDArray[np.int64],
+    choice: Candidate,
+    columns: Sequence[ColumnTile],
     channels: tuple[int, int],
     tiles: Sequence[Rectangle],
     config: AcceleratorConfig,
 ) -> dict[str, Any]:
     """Plain values for `explain` and the reports."""
     number = channels[1] - channels[0]
-    column_tiles = -(-number // config.cols)
+    passes = sum(tile.fields["k_tiles"] for tile in columns)
     return {
         "unit": "matrix",
+        "execution": choice.scheme.name,
         "input_period": source.layout.period,
         "input_copies": source.layout.copies,
         "output_period": target.layout.period,
         "output_copies": target.layout.copies,
         "output_channels": list(channels),
-        "row_tiles": len(taps),
-        "column_tiles": column_tiles,
+        "row_tiles": max(tile.fields["k_tiles"] for tile in columns),
+        "column_tiles": len(columns),
         "pixel_tiles": len(tiles),
         "tile_height": max(tile.height for tile in tiles),
         "tile_width": max(tile.width for tile in tiles),
-        "row_fill": round(float((taps >= 0).mean()), 4),
-        "column_fill": round(number / (column_tiles * config.cols), 4),
-        "weight_words": column_tiles * taps.size,
+        "row_fill": round(sum(tile.used for tile in columns) / (passes * config.rows), 4),
+        "column_fill": round(number / (len(columns) * choice.scheme.channels), 4),
+        "weight_words": sum(len(tile.words) for tile in columns),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.matrix.feeder import shortest_pass
+from popshift.hw.numerics import BASIS_SIZE
 
 START_CYCLES = 12
 """Fetching an instruction and filling the pipelines, roughly."""
@@ -36,11 +37,23 @@ class ConvolutionCost:
 
     @classmethod
     def of(
-        cls, tiles: Mapping[int, int], row_tiles: int, channels: int, config: AcceleratorConfig
+        cls,
+        tiles: Mapping[int, int],
+        row_tiles: int,
+        channels: int,
+        config: AcceleratorConfig,
+        tile_channels: int,
     ) -> "ConvolutionCost":
-        """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels."""
-        column_tiles = -(-channels // config.cols)
-        last_chunks = -(-(channels - (column_tiles - 1) * config.cols) // config.post_lanes)
+        """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels.
+
+        `tile_channels`: output channels of a column tile; if they are fewer than the columns, each of them
+        has one for every column of Ce.
+        """
+        column_tiles = -(-channels // tile_channels)
+        columns = 1 if tile_channels == config.cols else BASIS_SIZE
+        chunks = tile_channels * columns // config.post_lanes
+        last_channels = channels - (column_tiles - 1) * tile_channels
+        last_chunks = -(-last_channels // config.post_lanes) * columns
         shortest = shortest_pass(config)  # a pass hides the load of the next weights
         matrix = weights = post = 0
         for pixels, number in tiles.items():
@@ -48,7 +61,7 @@ class ConvolutionCost:
             half = row_tiles * max(pixels, shortest)
             matrix += passes * pixels
             weights += passes * max(0, shortest - pixels)
-            full = max(0, pixels * config.chunks - half) * (column_tiles - 1)
+            full = max(0, pixels * chunks - half) * (column_tiles - 1)
             post += (full + max(0, pixels * last_chunks - half)) * number
         smallest = min(tiles)
         last_drain = min(smallest * last_chunks, row_tiles * max(smallest, shortest))

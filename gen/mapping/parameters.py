@@ -6,16 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.gen.graph import Convolution, Pool, Pooling, Requantisation, wider_accumulators
+from popshift.gen.mapping.weight_tiles import ColumnTile
 from popshift.hw import isa, numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
+from popshift.hw.isa import Lane
 
-Lanes = tuple[int, int, int]
 
-
-def convolution_parameters(layer: Convolution, zero_point: int, config: AcceleratorConfig) -> list[Lanes]:
+def convolution_parameters(
+    layer: Convolution, zero_point: int, config: AcceleratorConfig, tiles: Sequence[ColumnTile]
+) -> list[Lane]:
     """(bias, multiplier, shift) of each output channel, the input's zero point folded into the bias.
 
+    `tiles`: its column tiles, whose sums must fit the accumulators before a basis makes channels of them.
     Padding holds the zero point, so ``sum (x - z) * w = sum x * w - z * sum w`` holds for every pixel.
 
     Raises
@@ -29,10 +32,17 @@ def convolution_parameters(layer: Convolution, zero_point: int, config: Accelera
     smallest = low * positive + high * negative
     bias = layer.bias.astype(np.int64) - zero_point * weight.sum(axis=1)
     reached = np.stack([largest, -smallest, abs(bias), largest + bias, -(smallest + bias)])
+    sums = max(tile.sums for tile in tiles) * -low
+    if sums >= 1 << (numerics.FACTORED_BITS - 1):
+        raise ModelError(
+            f"a sum over a column of coefficients can reach {sums}, beyond {numerics.FACTORED_BITS} bits",
+            where=f"layer {layer.name}",
+            remedy="use smaller slices (SmartDealConfig.slice_rows), or a configuration with rebuild = true",
+        )
     return _checked(layer, bias, reached.max(axis=0), config)
 
 
-def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> list[Lanes]:
+def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> list[Lane]:
     """(bias, multiplier, shift) of each channel: MAX ``max(x) - z``, AVERAGE ``sum x - taps * z``.
 
     Raises
@@ -50,11 +60,11 @@ def _checked(
     bias: NDArray[np.int64],
     reached: NDArray[np.int64],
     config: AcceleratorConfig,
-) -> list[Lanes]:
+) -> list[Lane]:
     """Lanes of all channels; `reached` bounds the magnitude of each channel's accumulator, bias included."""
     factors: Requantisation = layer.requantisation
-    width = config.accumulator_width
-    lanes: list[Lanes] = []
+    width = config.post_bits
+    lanes: list[Lane] = []
     for channel, values in enumerate(zip(bias, factors.multiplier, factors.shift, reached, strict=True)):
         offset, multiplier, shift, bound = map(int, values)
         if bound >= 1 << (width - 1):
@@ -69,14 +79,14 @@ def _checked(
                 where=f"layer {layer.name}",
                 remedy="use a larger scale for the output tensor",
             )
-        lanes.append((offset, multiplier, shift))
+        lanes.append(Lane(offset, multiplier, shift))
     return lanes
 
 
-def pack_parameters(config: AcceleratorConfig, lanes: Sequence[Lanes]) -> NDArray[np.uint8]:
-    """Parameter words (words, bytes) of consecutive channels; lanes beyond the last hold (0, 0, 0)."""
+def pack_parameters(config: AcceleratorConfig, lanes: Sequence[Lane]) -> NDArray[np.uint8]:
+    """Parameter words (words, bytes) of consecutive channels; lanes beyond the last hold zeros."""
     groups = -(-len(lanes) // config.post_lanes)
-    padded = [*lanes, *[(0, 0, 0)] * (groups * config.post_lanes - len(lanes))]
+    padded = [*lanes, *[Lane()] * (groups * config.post_lanes - len(lanes))]
     words = [
         isa.pack_parameter(config, padded[group * config.post_lanes : (group + 1) * config.post_lanes])
         for group in range(groups)

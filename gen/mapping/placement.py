@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Graph, Pool, Tensor
-from popshift.gen.mapping import tiling
 from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.padding import Padding, padding_of
 from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
+from popshift.gen.mapping.schemes import candidates
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.errors import ModelError
 
@@ -164,12 +164,11 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
     cycles = 0
     for reader in graph.consumers(buffer.tensor.name):
         _, height, width = graph.tensors[reader.output].shape
-        kernel = reader.window.kernel[0] * reader.window.kernel[1]
         if isinstance(reader, Convolution):
-            row_tiles = tiling.row_tile_count(buffer.tensor.shape[0], kernel, buffer.period, buffer.copies)
-            channels = reader.weight.shape[0]
-            cycles += tiling.pixel_tiles(height, width, row_tiles, channels, config)[1].cycles
+            found = candidates(reader, buffer.at(0), height, width, config)
+            cycles += min(candidate.cost.cycles for candidate in found)
         else:
+            kernel = reader.window.kernel[0] * reader.window.kernel[1]
             groups = buffer.period // config.post_lanes
             cycles += PoolCost.of(height * width, kernel, buffer.planes, groups).cycles
     return cycles

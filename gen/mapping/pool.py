@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from popshift.gen.graph import Pool, Pooling
-from popshift.gen.mapping.parameters import Lanes, pack_parameters, pool_parameters
+from popshift.gen.mapping.parameters import pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
     Section,
@@ -22,7 +22,7 @@ from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import ChannelOperation, Instruction, Opcode, Source, instruction
+from popshift.hw.isa import ChannelOperation, Instruction, Lane, Opcode, Source, instruction
 
 MAX_KERNEL = 1 << 6
 """Turns of a kernel loop that an instruction can hold."""
@@ -112,11 +112,11 @@ def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
     )
 
 
-def _parameters(config: AcceleratorConfig, lanes: list[Lanes], uniform: bool, start: int, stop: int):
+def _parameters(config: AcceleratorConfig, lanes: list[Lane], uniform: bool, start: int, stop: int):
     if uniform:
         return pack_parameters(config, lanes[:1] * config.post_lanes)
     # Every plane has words for all its groups, also for those beyond the last channel.
-    return pack_parameters(config, [*lanes, *[(0, 0, 0)] * (stop - len(lanes))][start:stop])
+    return pack_parameters(config, [*lanes, *[Lane()] * (stop - len(lanes))][start:stop])
 
 
 def _instructions(

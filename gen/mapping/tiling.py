@@ -81,42 +81,45 @@ def cut(height: int, width: int, row_parts: int, column_parts: int) -> tuple[Rec
 
 @lru_cache(maxsize=4096)
 def pixel_tiles(
-    height: int, width: int, row_tiles: int, channels: int, config: AcceleratorConfig
+    height: int,
+    width: int,
+    row_tiles: int,
+    channels: int,
+    config: AcceleratorConfig,
+    tile_channels: int,
+    inputs: tuple[int, int] = (1, 0),
 ) -> tuple[tuple[Rectangle, ...], ConvolutionCost]:
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
     Few large tiles need fewer instructions; but the drain of the last tile is not hidden by anything, which
     speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights. Every tile
     reads all weights again, so of mappings that take about as long the one with the fewest tiles is taken.
+
+    Parameters
+    ----------
+    height: of the output; negative: every row is a tile of its own.
+    tile_channels: output channels of a column tile.
+    inputs: a row of n outputs takes ``inputs[0] * n + inputs[1]`` accumulators.
     """
     candidates: list[tuple[int, int, ConvolutionCost]] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
-    fewest_columns = -(-width // limit)
+    widest_row = (limit - inputs[1]) // inputs[0]
+    fewest_columns = -(-width // widest_row)
     for column_parts in range(fewest_columns, min(width, fewest_columns + 3) + 1):
-        widest = -(-width // column_parts)
-        fewest_rows = -(-height // min(limit // widest, MAX_COUNT))
-        for row_parts in range(fewest_rows, min(height, fewest_rows + MORE_TILES) + 1):
-            cost = _cost(height, width, row_parts, column_parts, row_tiles, channels, config)
+        row = inputs[0] * -(-width // column_parts) + inputs[1]
+        fewest_rows = -(-abs(height) // min(limit // row, MAX_COUNT))
+        row_choices = range(fewest_rows, min(abs(height), fewest_rows + MORE_TILES) + 1)
+        for row_parts in row_choices if height > 0 else (-height,):
+            sizes: dict[int, int] = {}
+            for _, tall in split(abs(height), row_parts):
+                for _, wide in split(width, column_parts):
+                    pixels = tall * (inputs[0] * wide + inputs[1])
+                    sizes[pixels] = sizes.get(pixels, 0) + 1
+            cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels)
             candidates.append((row_parts, column_parts, cost))
     enough = ABOUT_AS_LONG * min(cost.cycles for _, _, cost in candidates)
     row_parts, column_parts, cost = min(
         (candidate for candidate in candidates if candidate[2].cycles <= enough),
         key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
     )
-    return cut(height, width, row_parts, column_parts), cost
-
-
-def _cost(
-    height: int,
-    width: int,
-    row_parts: int,
-    column_parts: int,
-    row_tiles: int,
-    channels: int,
-    config: AcceleratorConfig,
-) -> ConvolutionCost:
-    sizes: dict[int, int] = {}
-    for _, tall in split(height, row_parts):
-        for _, wide in split(width, column_parts):
-            sizes[tall * wide] = sizes.get(tall * wide, 0) + 1
-    return ConvolutionCost.of(sizes, row_tiles, channels, config)
+    return cut(abs(height), width, row_parts, column_parts), cost

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from popshift.gen.compress.smartdeal.fit import LARGEST, nearest_level
+from popshift.gen.compress.smartdeal.fit import nearest_level
 from popshift.gen.compress.smartdeal.layers import SmartDealWeight, smartdeal_weights
+from popshift.hw.numerics import COEFFICIENT_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class BucketSwitch(torch.optim.Optimizer):
 def switched(level: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     """The neighbouring level of each in `direction` (-1, 0 or 1)."""
     moved = level * torch.exp2(direction * level.sign())
-    moved = torch.where(moved.abs() < 1, 0, moved.clamp(-LARGEST, LARGEST))
+    moved = torch.where(moved.abs() < 1, 0, moved.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX))
     return torch.where(level == 0, direction, moved)
 
 

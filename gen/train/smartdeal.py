@@ -7,7 +7,9 @@ coefficients and basis themselves, the pattern of zeros fixed.
 import copy
 import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from torch.nn.utils import parametrize
 from popshift.gen.compress import smartdeal
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.train.bucket_switch import BucketSwitch, BucketSwitchOptions, others
+from popshift.gen.train.checkpoint import TrainingState
 from popshift.gen.train.trainer import (
     Augmentation,
     Optimisers,
@@ -26,9 +29,19 @@ from popshift.gen.train.trainer import (
     train,
 )
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options(TrainingOptions):
+    """All that decides about the result, for checkpoints."""
+
+    smartdeal: SmartDealConfig
+    bucket_switch: BucketSwitchOptions | None = None
+
 
 def retrain(
-    network: nn.Module,
+    network: _Network,
     images: torch.Tensor,
     labels: torch.Tensor,
     config: SmartDealConfig,
@@ -37,7 +50,7 @@ def retrain(
     augment: Augmentation | None = None,
     checkpoint: Path | None = None,
     bucket_switch: BucketSwitchOptions | None = None,
-) -> nn.Module:
+) -> _Network:
     """A decomposed copy of a trained network, its coefficients and bases trained further, straight through.
 
     Parameters
@@ -51,7 +64,8 @@ def retrain(
     optimisers = (
         adamw if bucket_switch is None else _switching(bucket_switch, steps_per_epoch(images, options))
     )
-    train(result, images, labels, options, augment=augment, checkpoint=checkpoint, optimisers=optimisers)
+    run = _Options(**dataclasses.asdict(options), smartdeal=config, bucket_switch=bucket_switch)
+    train(result, images, labels, run, augment=augment, checkpoint=checkpoint, optimisers=optimisers)
     return result
 
 
@@ -65,14 +79,15 @@ def _switching(bucket_switch: BucketSwitchOptions, reset_every: int) -> Optimise
 
 
 def project_and_retrain(
-    network: nn.Module,
+    network: _Network,
     images: torch.Tensor,
     labels: torch.Tensor,
     config: SmartDealConfig,
     options: TrainingOptions,
     *,
     augment: Augmentation | None = None,
-) -> nn.Module:
+    checkpoint: Path | None = None,
+) -> _Network:
     """A decomposed copy of a trained network: after each epoch of dense training all weights are projected.
 
     Pruned weights may grow again between projections. The projection that classifies `images` best is kept,
@@ -81,22 +96,31 @@ def project_and_retrain(
     Parameters
     ----------
     network: trained, with plain weights; stays as it is.
-    images, labels, options, augment: see `popshift.gen.train.trainer.train`.
+    images, labels, options, augment, checkpoint: see `popshift.gen.train.trainer.train`.
     """
-    dense = copy.deepcopy(network)
+    run = _Options(**dataclasses.asdict(options), smartdeal=config)
+    dense, losses = copy.deepcopy(network), []
     best, _ = smartdeal.decompose(dense, config)
+
+    def state() -> TrainingState:
+        return TrainingState({"dense": dense, "best": best}, torch.Generator(), losses)
+
+    if checkpoint is not None and checkpoint.exists():
+        state().load(checkpoint, run)
     most = accuracy(best.eval(), images, labels)
-    for epoch in range(options.epochs):
+    for epoch in range(len(losses), options.epochs):
         share = 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
         step = dataclasses.replace(
             options, epochs=1, learning_rate=share * options.learning_rate, seed=options.seed + epoch
         )
-        train(dense, images, labels, step, augment=augment)
+        losses += train(dense, images, labels, step, augment=augment)
         projected, _ = smartdeal.decompose(dense, config)
         reached = accuracy(projected.eval(), images, labels)
         if reached >= most:
             best, most = projected, reached
         _take_weights(dense, projected)
+        if checkpoint is not None:
+            state().save(checkpoint, run)
     return best
 
 

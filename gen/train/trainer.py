@@ -1,7 +1,6 @@
 """A small supervised trainer: Adam, cosine learning rate, the same weights for the same seed."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from popshift.firmware_py.progress import TransferBar
+from popshift.gen.threads import one_thread
 from popshift.gen.train.checkpoint import TrainingState
 from popshift.hw.errors import InputError
 
@@ -102,7 +102,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint, options)
     network.train()
-    with _one_thread(), TransferBar("training (epochs)", options.epochs) as bar:
+    with one_thread(), TransferBar("training (epochs)", options.epochs) as bar:
         for epoch in range(len(state.losses), options.epochs):
             total = 0.0
             for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
@@ -119,16 +119,6 @@ def train(
             bar.update(epoch + 1)
     network.eval()
     return state.losses
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:

@@ -1,6 +1,6 @@
 """Loop nest of the MATRIX instruction: column tiles, row tiles (one pass each), pixels."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +9,13 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
 from popshift.hw.isa import Opcode
+
+FEEDER_FIELDS = ("kind", "k_tiles", "slice_tiles", "replays")
+"""Fields of the instruction that the weight feeder needs, too."""
+
+
+def _bits(field: str) -> int:
+    return isa.PLACEMENTS[Opcode.MATRIX][field].field.bits
 
 
 class MatrixControl(wiring.Component):
@@ -20,7 +27,8 @@ class MatrixControl(wiring.Component):
     Members
     -------
     command ports: see `command_members`. Illegal is a PE kind that does not exist.
-    weight_start, weight_base, weight_more, weight_ready: the feeder's.
+    weight_start, weight_base, weight_more, weight_ready, weight_again, kind, k_tiles, slice_tiles, replays:
+        the feeder's.
     half_busy: In: per accumulator half, not yet drained.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
     clear: the pass does not add to what the accumulators hold. half: the half it works in.
@@ -39,6 +47,8 @@ class MatrixControl(wiring.Component):
                 "weight_base": Out(isa.heeded_bits("weight_base", config)),
                 "weight_more": Out(1),
                 "weight_ready": In(1),
+                "weight_again": In(1),
+                **{name: Out(_bits(name)) for name in FEEDER_FIELDS},
                 "half_busy": In(2),
                 "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
@@ -67,6 +77,7 @@ class MatrixControl(wiring.Component):
         k, n = Loop(m, field("k_tiles"), "k"), Loop(m, field("n_tiles"), "n")
         first_k = Signal()  # the next pass is the first of a half
         address = Signal(len(field("base")), reset_less=True)
+        shifted = Signal.like(address)  # where the next replay begins
         count = Signal(range(config.accumulator_depth + 1))
         clear, last_pass, half, next_half = Signal(), Signal(), Signal(), Signal()
 
@@ -90,7 +101,7 @@ class MatrixControl(wiring.Component):
         with m.If(start):
             m.d.sync += [
                 streaming.eq(1),
-                address.eq(field("base")),
+                address.eq(Mux(self.weight_again, shifted, field("base"))),
                 count.eq(0),
                 clear.eq(first_k),
                 last_pass.eq(k.last),
@@ -99,7 +110,7 @@ class MatrixControl(wiring.Component):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
         # Which pass is next can wait a cycle: its weights are not ready so soon.
         with m.If(first):
-            m.d.sync += first_k.eq(k.last)
+            m.d.sync += [first_k.eq(k.last), shifted.eq(address + field("again_step"))]
             k.advance()
             with m.If(k.last):
                 n.advance()
@@ -111,7 +122,8 @@ class MatrixControl(wiring.Component):
 
         m.d.comb += [
             command.busy.eq(due | streaming),
-            command.legal.eq(field("kind") < len(config.pe_kinds)),
+            command.legal.eq(Cat(field("kind") == kind for kind in isa.kinds(config)).any()),
+            *(getattr(self, name).eq(field(name)) for name in FEEDER_FIELDS),
             self.weight_start.eq(command.start),
             self.weight_base.eq(field("weight_base")),
             self.weight_more.eq(due),

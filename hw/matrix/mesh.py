@@ -2,12 +2,13 @@
 2021).
 """
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.matrix.pe import COLUMNS
+from popshift.hw.matrix.pe import COLUMNS, pe_word
+from popshift.hw.matrix.pe.product import either, sum_registered
 from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
@@ -40,19 +41,18 @@ class Mesh(wiring.Component):
     activations: one byte per row, skewed by row tile.
     switch: skewed by row tile: from this cycle on the activations meet the weights loaded before.
     load: skewed by row tile: the row tile takes the weight row on `weights` (its first row first).
-    weights: one row of weights, as row tile 0 and column tile 0 see it (the mesh skews it further).
+    weights: one row of `pe_word`, as row tile 0 and column tile 0 see it (the mesh skews it further).
     sums: one per column, skewed by column tile; `mesh_latency` cycles behind the activations of row tile 0.
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._config, self._technology = config, technology
-        self._column = COLUMNS["mul"]
         super().__init__(
             {
                 "activations": In(data.ArrayLayout(signed(8), config.rows)),
                 "switch": In(config.mesh_rows),
                 "load": In(config.mesh_rows),
-                "weights": In(data.ArrayLayout(self._column.WEIGHT_BITS, config.cols)),
+                "weights": In(data.ArrayLayout(pe_word(config), config.cols)),
                 "sums": Out(data.ArrayLayout(signed(config.psum_bits), config.cols)),
             }
         )
@@ -69,12 +69,19 @@ class Mesh(wiring.Component):
             for j in range(config.mesh_cols):
                 tile = Module()
                 m.submodules[tile_name(i, j)] = tile
-                sums[j] = [
-                    self._column_sum(
-                        tile, activations, weights[j][c], switch, load, sums[j][c], f"r{i}_c{j}_{c}"
+                for c in range(config.tile_cols):
+                    sums[j][c] = tile_column(
+                        tile,
+                        config,
+                        self._technology,
+                        activations=activations,
+                        weight=weights[j][c],
+                        switch=switch,
+                        load=load,
+                        above=sums[j][c],
+                        bits=_sum_bits(config, i),
+                        name=f"r{i}_c{j}_{c}",
                     )
-                    for c in range(config.tile_cols)
-                ]
                 if j + 1 < config.mesh_cols:
                     activations = [
                         registered(tile, value, f"activation_{r}") for r, value in enumerate(activations)
@@ -94,7 +101,7 @@ class Mesh(wiring.Component):
         config = self._config
         tiles = []
         for j in range(config.mesh_cols):
-            values = [self.weights[j * config.tile_cols + c] for c in range(config.tile_cols)]
+            values = [self.weights[j * config.tile_cols + c].as_value() for c in range(config.tile_cols)]
             for step in range(j):
                 values = [
                     registered(m, value, f"weight_right_{j}_{c}_{step}") for c, value in enumerate(values)
@@ -102,32 +109,74 @@ class Mesh(wiring.Component):
             tiles.append(values)
         return tiles
 
-    def _column_sum(self, m: Module, activations, weight_in, switch, load, above, name: str) -> Signal:
-        """One column of a tile: two weight registers per row, products, adder tree, sum from above."""
-        config, bits = self._config, self._column.WEIGHT_BITS
-        rows = config.tile_rows
-        shadow = [Signal(signed(bits), name=f"shadow_{name}_{r}", reset_less=True) for r in range(rows)]
-        active = [Signal(signed(bits), name=f"active_{name}_{r}", reset_less=True) for r in range(rows)]
-        with m.If(load):  # rows move up as later ones enter at the bottom: the first row loaded ends on top
-            m.d.sync += Cat(*shadow).eq(Cat(*shadow[1:], weight_in))
-        with m.If(switch):
-            m.d.sync += Cat(*active).eq(Cat(*shadow))
-        level = self._column.products(
-            m, self._technology, activations, active, stages=config.multiplier_stages
+
+def _sum_bits(config: AcceleratorConfig, row_tile: int) -> int:
+    """Of the sums below a row tile: what is above it is all that can be in them."""
+    return (
+        config.psum_bits
+        - (config.rows - 1).bit_length()
+        + ((row_tile + 1) * config.tile_rows - 1).bit_length()
+    )
+
+
+def tile_column(
+    m: Module,
+    config: AcceleratorConfig,
+    technology: Portable,
+    *,
+    activations: list[Signal],
+    weight: Value,
+    switch: Value,
+    load: Value,
+    above: Value | None,
+    bits: int,
+    name: str,
+) -> Value:
+    """One column of a tile: two weight registers per row, products, adder tree, sum from above.
+
+    Parameters
+    ----------
+    weight: a `pe_word`, as bits.
+    above: the sum over the tiles above; None in the first row of tiles.
+    bits: of the result. It has a register behind the sum with `above`, but none if there is a single row of
+        tiles.
+    """
+    word, rows = pe_word(config), config.tile_rows
+    shadow = [Signal(word.size, name=f"shadow_{name}_{r}", reset_less=True) for r in range(rows)]
+    active = [Signal(word.size, name=f"active_{name}_{r}", reset_less=True) for r in range(rows)]
+    with m.If(load):  # rows move up as later ones enter at the bottom: the first row loaded ends on top
+        m.d.sync += Cat(*shadow).eq(Cat(*shadow[1:], weight))
+    with m.If(switch):
+        m.d.sync += Cat(*active).eq(Cat(*shadow))
+    chained = config.mesh_rows > 1
+    # Each addition behind the products takes a carry: one for every row, or one less without the chain.
+    kinds = [
+        COLUMNS[kind].products(
+            m,
+            technology,
+            activations,
+            [data.View(word, register)[kind] for register in active],
+            stages=config.multiplier_stages,
+            whole=0 if chained else 1,
         )
-        depth = 0
-        while len(level) > 1:
-            depth += 1
-            following = []
-            for index in range(0, len(level), 2):
-                pair = level[index : index + 2]
-                width = len(pair[0]) + (len(pair) > 1)
-                partial = Signal(signed(width), name=f"tree_{name}_{depth}_{index // 2}", reset_less=True)
-                m.d.sync += partial.eq(sum(pair[1:], start=pair[0]))
-                following.append(partial)
-            level = following
-        if config.mesh_rows == 1:
-            return level[0]
-        total = Signal(signed(config.psum_bits), name=f"psum_{name}", reset_less=True)
-        m.d.sync += total.eq(level[0] if above is None else above + level[0])
-        return total
+        for kind in config.pe_kinds
+    ]
+    level = [either(products) for products in zip(*kinds, strict=True)]
+    depth = 0
+    while len(level) > 1:
+        depth += 1
+        level = [
+            sum_registered(m, technology, level[index : index + 2], f"tree_{name}_{depth}_{index // 2}")
+            for index in range(0, len(level), 2)
+        ]
+    (last,) = level
+    if not chained:
+        assert not last.carries
+        return last.low
+    total = Signal(signed(bits), name=f"psum_{name}", reset_less=True)
+    if above is None and not last.carries:
+        m.d.sync += total.eq(last.chosen)
+    else:
+        above = Const(0, signed(1)) if above is None else above
+        m.d.sync += total.eq(last.added(m, technology, above, *last.carries, bits=bits))
+    return total

@@ -8,8 +8,8 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.matrix import accumulators as accumulators_module
 from popshift.hw.matrix.accumulators import Accumulators
-from popshift.hw.matrix.control import MatrixControl
-from popshift.hw.matrix.feeder import WeightFeeder, weight_word
+from popshift.hw.matrix.control import FEEDER_FIELDS, MatrixControl
+from popshift.hw.matrix.feeder import WeightFeeder, weight_word, weights_latency
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh, mesh_latency
 from popshift.hw.memory.activations import ActivationMemory, address_bits
@@ -50,7 +50,7 @@ class MatrixUnit(wiring.Component):
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
-        self._config = config
+        self._config, self._technology = config, technology
         self._accumulators = Accumulators(config=config, technology=technology)
         self._mesh = Mesh(config=config, technology=technology)
         bits = address_bits(config)
@@ -85,7 +85,7 @@ class MatrixUnit(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.control = control = MatrixControl(config=config)
-        m.submodules.feeder = feeder = WeightFeeder(config=config)
+        m.submodules.feeder = feeder = WeightFeeder(config=config, technology=self._technology)
         m.submodules.gather = gather = RowGather(config=config)
         m.submodules.mesh = mesh = self._mesh
         m.submodules.accumulators = accumulators = self._accumulators
@@ -97,6 +97,9 @@ class MatrixUnit(wiring.Component):
             feeder.more.eq(control.weight_more),
             feeder.switched.eq(control.switch),
             control.weight_ready.eq(feeder.ready),
+            control.weight_again.eq(feeder.again),
+            *(getattr(feeder, name).eq(getattr(control, name)) for name in FEEDER_FIELDS),
+            feeder.read_data.eq(self.weight_data),
             control.half_busy.eq(self.busy_halves),
             self.weight_address.eq(feeder.read_address),
         ]
@@ -108,7 +111,7 @@ class MatrixUnit(wiring.Component):
             gather.switch.eq(control.switch),
             gather.load.eq(feeder.load),
             gather.load_tile.eq(feeder.load_tile),
-            gather.load_offset.eq(self.weight_data.offset),
+            gather.load_offset.eq(feeder.load_offset),
             gather.common.eq(self.common),
             gather.common_address.eq(self.common_address),
             self.activation_addresses.eq(gather.addresses),
@@ -120,8 +123,8 @@ class MatrixUnit(wiring.Component):
         m.d.comb += [
             mesh.activations.eq(self.activations),
             mesh.switch.eq(Cat(*switches)),
-            mesh.load.eq(gather.load_tiles),
-            mesh.weights.eq(self.weight_data.weights),
+            mesh.load.eq(delayed(m, gather.load_tiles, weights_latency(config), "load_tiles", reset=True)),
+            mesh.weights.eq(feeder.weights),
             accumulators.sums.eq(mesh.sums),
         ]
         for name in ("valid", "first", "clear", "half"):

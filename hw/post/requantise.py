@@ -42,7 +42,7 @@ class RequantiseLane(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._mode, self._technology = config.requantise, technology
-        self._width = config.accumulator_width
+        self._width = config.post_bits
         super().__init__(
             {
                 "accumulator": In(signed(self._width)),

@@ -8,36 +8,51 @@ from popshift.hw import numerics
 from popshift.hw.channel.unit import VALUES_LATENCY
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.registers import command_members, connect_command
-from popshift.hw.isa import Source
+from popshift.hw.isa import Source, sources
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.memory.activations import address_bits
 from popshift.hw.memory.ram import Ram
+from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
-from popshift.hw.post import requantise
+from popshift.hw.post import basis, requantise
+from popshift.hw.post.basis import BasisLane
 from popshift.hw.post.control import ELEMENT, PostControl
 from popshift.hw.post.requantise import RequantiseLane
 from popshift.hw.tech.portable import Portable
 
+assert BASIS_SIZE + 1 <= basis.LATENCY < 2 * BASIS_SIZE + 1, "factors wait in two registers for their sum"
 assert VALUES_LATENCY == Ram.LATENCY, "the channel unit's values and their parameters arrive together"
+
+
+def _factors(config: AcceleratorConfig) -> dict:
+    """What requantisation needs of a channel."""
+    return {
+        "bias": signed(numerics.BIAS_BITS),
+        "multiplier": config.requantise.multiplier_bits,
+        "shift": numerics.SHIFT_BITS,
+    }
 
 
 def parameter_word(config: AcceleratorConfig) -> data.ArrayLayout:
     """One word of the parameter memory (`popshift.hw.isa.pack_parameter`)."""
-    lane = data.StructLayout(
-        {
-            "bias": signed(numerics.BIAS_BITS),
-            "multiplier": config.requantise.multiplier_bits,
-            "shift": numerics.SHIFT_BITS,
-        }
-    )
+    row = {"basis": data.ArrayLayout(signed(numerics.BASIS_BITS), numerics.BASIS_SIZE)}
+    lane = data.StructLayout({**_factors(config), **(row if config.has_basis else {})})
     assert lane.size == config.parameter_bits
     return data.ArrayLayout(lane, config.post_lanes)
 
 
 def issue_to_write(config: AcceleratorConfig, source: Source) -> int:
     """Cycles from an element's issue to its write request to the activation memory."""
-    arrival = Accumulators.DRAIN_LATENCY if source is Source.MATRIX else VALUES_LATENCY
-    return arrival + requantise.latency(config.requantise)
+    arrival = {
+        Source.MATRIX: Accumulators.DRAIN_LATENCY,
+        Source.BASIS: Accumulators.DRAIN_LATENCY + basis.LATENCY,
+    }
+    return arrival.get(source, VALUES_LATENCY) + requantise.latency(config.requantise)
+
+
+def longest_flight(config: AcceleratorConfig) -> int:
+    """The same for the slowest source that the configuration has; the unit is busy as long after any."""
+    return max(issue_to_write(config, source) for source in sources(config))
 
 
 def _travel(m: Module, element: data.View, cycles: int, name: str) -> data.View:
@@ -104,38 +119,49 @@ class PostUnit(wiring.Component):
             self.drain_half.eq(control.half),
             self.channel_active.eq(control.channel_active),
             self.window_group.eq(control.group),
-            self.issuing.eq(control.element.valid),
+            self.issuing.eq(control.issuing),
             self.outside_parameters.eq(control.outside),
             self.overfull.eq(control.overfull),
         ]
         # Registers: the instruction stands still long before its first value comes.
-        from_matrix = registered(m, control.source == Source.MATRIX, "from_matrix")
-        # The matrix unit's values take longer than the others: its parameters are asked for later, its
-        # elements wait longer.
+        from_basis = registered(m, control.source == Source.BASIS, "from_basis")
+        from_half = registered(m, control.source == Source.MATRIX, "from_matrix")
+        if config.has_basis:
+            from_half = registered(
+                m, (control.source == Source.MATRIX) | (control.source == Source.BASIS), "from_half"
+            )
+        # Accumulators take longer than the other values: their parameters are asked for later, their elements
+        # wait longer.
         wait = Accumulators.DRAIN_LATENCY - VALUES_LATENCY
         late_address = delayed(m, control.parameter_address, wait, "parameter_address")
-        m.d.comb += self.parameter_address.eq(Mux(from_matrix, late_address, control.parameter_address))
+        m.d.comb += self.parameter_address.eq(Mux(from_half, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
         late_element = _travel(m, control.element, wait, "element_late")
-        m.d.comb += issued.eq(Mux(from_matrix, late_element.as_value(), control.element.as_value()))
+        m.d.comb += issued.eq(Mux(from_half, late_element.as_value(), control.element.as_value()))
+        if config.has_basis:
+            combined = Signal(ELEMENT)
+            latest = _travel(m, late_element, basis.LATENCY, "element_latest")
+            m.d.comb += combined.eq(Mux(from_basis, latest.as_value(), issued.as_value()))
+            issued = combined
         travel = VALUES_LATENCY + requantise.latency(config.requantise)
         early = _travel(m, issued, travel - 1, "element_early")
         element = _travel(m, early, 1, "element")
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
-        values = self._lanes(m, control, from_matrix)
+        values = self._lanes(m, control, from_half, from_basis)
         self._write(m, control, element, step)
         m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
         # Busy from the first element until the last has been written.
-        flight = Signal(range(travel + wait + 2))
-        with m.If(control.element.valid):
-            m.d.sync += flight.eq(travel + wait + 1)
+        longest = longest_flight(config) + 1
+        flight = Signal(range(longest + 1))
+        with m.If(control.issuing):
+            m.d.sync += flight.eq(longest)
         with m.Elif(flight != 0):
             m.d.sync += flight.eq(flight - 1)
         m.d.comb += control.drained.eq(flight == 0)
         return m
 
-    def _lanes(self, m: Module, control: PostControl, from_matrix) -> list[Signal]:
+    def _lanes(self, m: Module, control: PostControl, from_half, from_basis) -> list[Signal]:
         config = self._config
         fill = registered(m, control.source == Source.FILL, "fill")
         low, high = Signal(signed(8), reset_less=True), Signal(signed(8), reset_less=True)
@@ -147,18 +173,55 @@ class PostUnit(wiring.Component):
         for index in range(config.post_lanes):
             lane = RequantiseLane(config=config, technology=self._technology)
             m.submodules[f"lane_{index}"] = lane
-            parameters = self.parameter_data[index]
+            factors = Signal(data.StructLayout(_factors(config)), name=f"factors_{index}")
+            value = Signal(signed(config.post_bits), name=f"value_{index}")
             m.d.comb += [
-                lane.accumulator.eq(Mux(from_matrix, self.drained[index], self.window_values[index])),
-                lane.bias.eq(parameters.bias),
-                lane.multiplier.eq(parameters.multiplier),
-                lane.shift.eq(parameters.shift),
+                factors.eq(self.parameter_data[index].as_value()[: len(factors.as_value())]),
+                value.eq(Mux(from_half, self.drained[index], self.window_values[index])),
+            ]
+            if config.has_basis:
+                value, factors = self._combined(m, index, control, from_basis, value, factors)
+            m.d.comb += [
+                lane.accumulator.eq(value),
+                lane.bias.eq(factors.bias),
+                lane.multiplier.eq(factors.multiplier),
+                lane.shift.eq(factors.shift),
                 lane.zero_point.eq(control.zero_point.as_signed()),
                 lane.low.eq(low),
                 lane.high.eq(high),
             ]
             results.append(lane.activation)
         return results
+
+    def _combined(self, m: Module, index: int, control: PostControl, from_basis, value, factors) -> tuple:
+        """The value and its factors, or those of the sum that has been combined with the basis."""
+        m.submodules[f"basis_{index}"] = lane = BasisLane(technology=self._technology)
+        column = control.column
+        latency = Accumulators.DRAIN_LATENCY
+        valid = delayed(m, column.valid, latency, f"column_valid_{index}", reset=True)
+        first = delayed(m, column.first, latency, f"column_first_{index}")
+        last = valid & delayed(m, column.last, latency, f"column_last_{index}")
+        # The factors come with the last column of every input, `BASIS_SIZE` cycles apart at least, and wait
+        # for the sum.
+        early, kept = (Signal(factors.shape(), name=f"kept_{index}_{i}", reset_less=True) for i in range(2))
+        with m.If(last):
+            m.d.sync += early.eq(factors)
+        with m.If(delayed(m, last, BASIS_SIZE, f"column_done_{index}", reset=True)):
+            m.d.sync += kept.eq(early)
+        m.d.comb += [
+            lane.valid.eq(valid),
+            lane.first.eq(first),
+            lane.single.eq(control.single),
+            lane.value.eq(self.drained[index]),
+            lane.basis.eq(self.parameter_data[index].basis),
+        ]
+        chosen = Signal.like(value, name=f"chosen_{index}")
+        chosen_factors = Signal(factors.shape(), name=f"chosen_factors_{index}")
+        m.d.comb += [
+            chosen.eq(Mux(from_basis, lane.sum, value)),
+            chosen_factors.eq(Mux(from_basis, kept.as_value(), factors.as_value())),
+        ]
+        return chosen, chosen_factors
 
     def _write(self, m: Module, control: PostControl, element, step: Signal) -> None:
         config = self._config

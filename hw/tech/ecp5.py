@@ -2,7 +2,7 @@
 
 import functools
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
 
 from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.pipeline import delayed
@@ -39,6 +39,11 @@ class Ecp5(Portable):
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         return _row_product(m, a, b, stages=stages)
 
+    def add_chosen(
+        self, m: Module, a: Value, low: Value, high: Value, select: Value, carry: Value, *, bits: int
+    ) -> Value:
+        return _add_chosen(m, a, low, high, select, carry, bits=bits)
+
     def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         return wide_from_pieces(m, a, b, stages=stages, piece_bits=MULTIPLIER_BITS - 1, block=_block)
 
@@ -61,17 +66,23 @@ def block_ram_rows(width: int, depth: int) -> tuple[int, ...]:
 
 
 def _row_product(m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
-    """A signed 8 x 8 LUT multiplier: the two nibbles of `b` side by side, one row of carry cells per bit,
-    then their sum.
+    """A signed LUT multiplier of 8 by 8 or 16: the nibbles of `b` side by side, one row of carry cells per
+    bit, then their sum.
 
-    Some 90 LUT4, where synthesis makes 150 of ``*``. With two stages the rows are combinational, with more
-    they are cut in the middle.
+    8 x 8: some 90 LUT4, where synthesis makes 150 of ``*``. With two stages the rows are combinational, with
+    more they are cut in the middle.
     """
     cut = 1 if stages > 2 else 0
-    low = _nibble_product(m, a, b[:4], signed_nibble=False, cut=cut)
-    high = _nibble_product(m, a, b[4:], signed_nibble=True, cut=cut)
-    low, high = (delayed(m, x.as_signed(), 1, "product_half", shape=signed(12)) for x in (low, high))
-    return delayed(m, low + (high << 4), stages - 1 - cut, "product", shape=signed(16))
+    nibbles = [b[low : low + 4] for low in range(0, len(b), 4)]
+    parts = [
+        _nibble_product(m, a, nibble, signed_nibble=nibble is nibbles[-1], cut=cut) for nibble in nibbles
+    ]
+    parts = [delayed(m, part.as_signed(), 1, "product_half", shape=signed(12)) for part in parts]
+    shift = 4
+    while len(parts) > 1:
+        parts = [low + (high << shift) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+        shift *= 2
+    return delayed(m, parts[0], stages - 1 - cut, "product", shape=signed(len(a) + len(b)))
 
 
 def _nibble_product(m: Module, a, nibble, *, signed_nibble: bool, cut: int) -> Cat:
@@ -111,6 +122,38 @@ def _add_gated(m: Module, x, y, gate, *, subtract: bool):
             **{f"i_B{half}": right[bit + half] for half in range(2)},
             **{f"i_C{half}": gate for half in range(2)},
             **{f"i_D{half}": Const(1) for half in range(2)},
+            **{f"o_S{half}": total[bit + half] for half in range(2)},
+            o_COUT=carry_out,
+        )
+        carry = carry_out
+    return total[:bits].as_signed()
+
+
+def _add_chosen(m: Module, a, low, high, select, carry, *, bits: int) -> Value:
+    """``a + (high if select else low) + carry`` in one LUT per bit.
+
+    A carry cell that does not pass its carry on gives what its table has for A, B and C = D = 0, and must
+    give A there: it does, since D = 0 chooses C, and ``A ^ 0`` is A.
+    """
+    table = [a ^ (b if d else c) for d in range(2) for c in range(2) for b in range(2) for a in range(2)]
+    init = Const(sum(bit << entry for entry, bit in enumerate(table)), 16)
+    wide = [Signal(signed(bits + bits % 2), name=f"chosen_{name}") for name in ("a", "low", "high", "sum")]
+    *operands, total = wide
+    m.d.comb += [signal.eq(value) for signal, value in zip(operands, (a, low, high), strict=True)]
+    left, low, high = operands
+    for bit in range(0, len(total), 2):
+        carry_out = Signal(name="chosen_carry")
+        m.submodules += Instance(
+            "CCU2C",
+            p_INIT0=init,
+            p_INIT1=init,
+            p_INJECT1_0="NO",
+            p_INJECT1_1="NO",
+            i_CIN=carry,
+            **{f"i_A{half}": left[bit + half] for half in range(2)},
+            **{f"i_B{half}": high[bit + half] for half in range(2)},
+            **{f"i_C{half}": low[bit + half] for half in range(2)},
+            **{f"i_D{half}": select for half in range(2)},
             **{f"o_S{half}": total[bit + half] for half in range(2)},
             o_COUT=carry_out,
         )

@@ -10,14 +10,16 @@ DSP_STAGES = 3  # input, pipeline and output register
 
 
 class Gowin(Portable):
-    """PEs in MULT9X9, the post unit in MULT18X18, with all of their registers in use."""
+    """PEs in MULT9X9, or MULT18X18 for 16-bit weights, the post unit in MULT18X18, with all of their
+    registers in use.
+    """
 
     name = "gowin"
 
     def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
         blocks = self.take_dsp(len(pairs))
         return [
-            _block(m, a, b, stages=stages, bits=9)
+            _block(m, a, b, stages=stages, bits=9 if len(b) <= 9 else 18)
             if index < blocks
             else self.lut_product(m, a, b, stages=stages)
             for index, (a, b) in enumerate(pairs)

@@ -16,15 +16,18 @@ SMALL_BITS = 8 * 4096
 
 
 class Ice40(Portable):
-    """Two PEs share a block; the post unit's multiplier takes two blocks."""
+    """Two PEs share a block unless weights have 16 bits; the post unit's multiplier takes two blocks."""
 
     name = "ice40"
 
     def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
         granted = self.take_dsp(len(pairs))
         results: list[Signal] = []
-        for index in range(0, granted, 2):
-            results += _pair(m, pairs[index : min(index + 2, granted)], stages=stages)
+        if granted and len(pairs[0][1]) > 8:
+            results += [_single(m, a, b, stages=stages) for a, b in pairs[:granted]]
+        else:
+            for index in range(0, granted, 2):
+                results += _pair(m, pairs[index : min(index + 2, granted)], stages=stages)
         return results + [self.lut_product(m, a, b, stages=stages) for a, b in pairs[granted:]]
 
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
@@ -37,10 +40,10 @@ class Ice40(Portable):
                 remedy='set requantise = "compact"',
             )
         factor = b[:16]  # never negative: bit 16 is its sign
-        low = _mac16(m, a[:16], factor, a_signed=False, stages=stages - 1)
+        low = _mac16(m, a[:16], factor, signs=(False, False), stages=stages - 1)
         upper = Signal(signed(16))
         m.d.comb += upper.eq(a[16:].as_signed())
-        high = _mac16(m, upper, factor, a_signed=True, stages=stages - 1).as_signed()
+        high = _mac16(m, upper, factor, signs=(True, False), stages=stages - 1).as_signed()
         return delayed(m, low + (high << 16), 1, "wide_product", shape=signed(len(a) + len(b)))
 
     def ram(self, *, width: int, depth: int) -> Ram:
@@ -119,22 +122,34 @@ def _pair(m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list
     ]
 
 
-def _mac16(m: Module, a, b, *, a_signed: bool, stages: int) -> Signal:
-    """A 16 x 16 product, `b` unsigned: input, pipeline and output registers of the block."""
+def _single(m: Module, a, b, *, stages: int) -> Signal:
+    """A signed product of up to 16 x 16."""
+    operands = [Signal(signed(16), name=f"dsp_{letter}") for letter in "ab"]
+    m.d.comb += [signal.eq(value) for signal, value in zip(operands, (a, b), strict=True)]
+    width = len(a) + len(b)
+    product = _mac16(m, *operands, signs=(True, True), stages=stages)
+    return product[:width].as_signed()
+
+
+def _mac16(m: Module, a, b, *, signs: tuple[bool, bool], stages: int) -> Signal:
+    """A 16 x 16 product, 32 bits: input, pipeline and, with three stages or more, output registers of the
+    block. `signs`: whether `a` and `b` are signed.
+    """
+    inner = min(stages, 3)
     output = Signal(32)
     m.submodules += Instance(
         "SB_MAC16",
         p_TOP_8x8_MULT_REG=1,
         p_BOT_8x8_MULT_REG=1,
         p_PIPELINE_16x16_MULT_REG1=1,
-        p_PIPELINE_16x16_MULT_REG2=1,
+        p_PIPELINE_16x16_MULT_REG2=int(inner == 3),
         p_TOPOUTPUT_SELECT=3,
         p_BOTOUTPUT_SELECT=3,
-        p_A_SIGNED=int(a_signed),
-        p_B_SIGNED=0,
+        p_A_SIGNED=int(signs[0]),
+        p_B_SIGNED=int(signs[1]),
         **_COMMON,
         i_A=a,
         i_B=b,
         o_O=output,
     )
-    return delayed(m, output, stages - 3, "mac16", shape=32)
+    return delayed(m, output, stages - inner, "mac16", shape=32)

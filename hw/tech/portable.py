@@ -6,7 +6,7 @@ technology overrides what it can do better with primitives; `tests/hw/test_tech.
 equal to its portable twin.
 """
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 
 from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.pipeline import delayed
@@ -32,12 +32,18 @@ class Portable:
         return granted
 
     def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
-        """Signed 8 x 8 products, each `stages` registers behind its operands; 16 bits wide."""
+        """Signed 8 x 8 or 8 x 16 products, each `stages` registers behind its operands, as wide as both."""
         return [self.lut_product(m, a, b, stages=stages) for a, b in pairs]
 
     def lut_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         """A signed product without a DSP block."""
         return delayed(m, a * b, stages, "product", shape=signed(len(a) + len(b)))
+
+    def add_chosen(
+        self, m: Module, a: Value, low: Value, high: Value, select: Value, carry: Value, *, bits: int
+    ) -> Value:
+        """`bits` bits of ``a + (high if select else low) + carry``, signed but for the one bit of carry."""
+        return (a + Mux(select, high, low) + carry)[:bits].as_signed()
 
     def wide_product(self, m: Module, a: Signal, b: Signal, *, stages: int) -> Signal:
         """Signed product of wide operands (the post unit's), `stages` (at least 4) registers behind them."""

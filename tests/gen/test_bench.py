@@ -6,13 +6,16 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from popshift.gen import execution
-from popshift.gen.bench import cases, document, measure, speed
+from popshift.gen.bench import cases, document, measure, networks, speed
 from popshift.gen.bench.cases import CASES, choose
+from popshift.gen.bench.decompose import DecompositionRecord, KindRecord, kind_records
 from popshift.gen.bench.records import Record
 from popshift.gen.cli.main import app
+from popshift.gen.compress.smartdeal import SmartDealConfig, decompose
 from popshift.gen.execution import Level
 from popshift.gen.implement.synthesis import Resources
 from popshift.gen.mapping import map_graph
@@ -197,8 +200,31 @@ def test_area_of_processing_elements():
     blocks, tables = found["dsp"], found["lut"]
     assert (blocks["alone"]["dsp"], tables["alone"]["dsp"]) == (1, 0)
     assert (blocks["in_array"]["dsp"], tables["in_array"]["dsp"]) == (1, 0)
-    assert tables["alone"]["lut4"] > 40 > blocks["alone"]["lut4"]
-    assert blocks["in_array"]["lut4"] > blocks["alone"]["lut4"]  # it adds
+    assert blocks["alone"]["lut4"] == area.ALONE_SUM_BITS
+    assert tables["alone"]["lut4"] > blocks["alone"]["lut4"] + 40
+    assert 0 < blocks["in_array"]["lut4"] < blocks["alone"]["lut4"]  # it adds fewer bits
+
+
+def test_a_shift_pe_takes_half_the_tables_of_a_multiplier():
+    """With its 24-bit sum; 62 LUT4 are what this project promises."""
+    from popshift.gen.bench import area
+
+    small = TINY.replace(rows=4, tile_rows=1, tile_cols=1, post_lanes=1)
+    found = area.processing_elements(small, "shift", "ecp5")
+    assert list(found) == ["lut"]
+    assert found["lut"]["alone"]["lut4"] <= 46 and found["lut"]["in_array"]["lut4"] <= 46
+    multiplier = area.processing_elements(small, "mul", "ecp5")["lut"]
+    assert multiplier["alone"]["lut4"] > 2 * found["lut"]["alone"]["lut4"]
+
+
+def test_area_of_a_kind_that_cannot_be_is_left_out(monkeypatch):
+    from popshift.gen.bench import area
+
+    counted = Resources(lut4=1, ff=2, carry=3, block_ram=4, dsp=5, spram=6, lutram=7)
+    monkeypatch.setattr(area, "_synthesise", lambda component, family: (emit_rtlil(component), counted)[1])
+    monkeypatch.setattr(area, "UNITS", ())
+    prime = TINY.replace(rows=37, cols=37, tile_rows=1, tile_cols=1, post_lanes=37)
+    assert list(area.area_of(prime, "ecp5")["pe"]) == ["mul"]
 
 
 def test_the_mesh_of_a_small_device_is_synthesised():
@@ -219,6 +245,7 @@ def test_area_has_every_unit_and_the_whole(monkeypatch):
     assert {"mesh", "accumulators", "post unit", "channel unit", "weight memory", "UART"} <= set(
         found["units"]
     )
+    assert {kind: list(by) for kind, by in found["pe"].items()} == {"mul": ["dsp", "lut"], "shift": ["lut"]}
     assert found["pe"]["mul"]["lut"]["in_array"]["dsp"] == round(5 / (TINY.rows * area.STRIP_COLS), 1)
     with pytest.raises(InputError, match="unknown device family 'xilinx'"):
         area.area_of(TINY, "xilinx")
@@ -245,6 +272,74 @@ def test_a_step_that_fails_names_its_last_line():
     assert 0 < spent.cpu < spent.wall * 8
 
 
+# ---- decomposition -----------------------------------------------------------------------------------------
+
+
+def test_networks_have_the_published_size():
+    """ResNet-18: 11,689,512 parameters, 9,600 of them of batch norm and 1,000 biases."""
+    network = networks.resnet18(0)
+    sizes = {name: layer.weight.numel() for name, layer in networks.weighted(network)}
+    assert sum(sizes.values()) == 11_678_912 and len(sizes) == 21
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_689_512
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    plain = networks.plain20(0)
+    sizes = [layer.weight.numel() for _, layer in networks.weighted(plain)]
+    assert sizes == [432, *[2304] * 6, 4608, *[9216] * 5, 18432, *[36864] * 5, 640]
+    stages = {int(name[4:]): tuple(value.shape[1:]) for name, value in _outputs(plain).items()}
+    assert [stages[number] for number in (7, 13, 19)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    again, other = networks.plain20(0), networks.plain20(1)
+    assert torch.equal(again.conv5.weight, plain.conv5.weight)
+    assert not torch.equal(other.conv5.weight, plain.conv5.weight)
+    assert float(plain.conv19.weight.detach().std()) == pytest.approx((2 / 576) ** 0.5, rel=0.02)
+
+
+def _outputs(network) -> dict[str, torch.Tensor]:
+    x, found = torch.zeros(1, 3, 32, 32), {}
+    for name, layer in network.named_children():
+        x = layer(x)
+        if name.startswith("conv"):
+            found[name] = x
+    return found
+
+
+def test_decompositions_are_summed_up_by_kind():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 4, 1), torch.nn.Linear(4, 5)
+    )
+    result, reports = decompose(network, SmartDealConfig())
+    found = kind_records(network, reports)
+    assert [(kind.kind, kind.layers, kind.weights) for kind in found] == [
+        ("3x3", 2, 216 + 576),
+        ("1x1", 1, 32),
+        ("fully connected", 1, 20),
+        ("all", 4, 844),
+    ]
+    before, after = (
+        torch.cat([layer.weight.detach().flatten() for layer in each]) for each in (network, result)
+    )
+    assert found[-1].error == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-4)
+    assert found[-1].compression == 32 * 844 / sum(report.bits for report in reports)
+    assert found[1].error == pytest.approx(reports[2].error)
+
+
+def test_decomposing_runs_alone_unless_more_is_asked_for(monkeypatch):
+    monkeypatch.setattr("popshift.gen.bench.decompose.resnet18", networks.plain20)
+    monkeypatch.setattr("popshift.gen.bench.decompose.SmartDealConfig", lambda: QUICK)
+    (alone,) = json.loads(CliRunner().invoke(app, ["bench", "--decompose", "--seed", "3", "--json"]).stdout)
+    assert (alone["decomposition"], alone["seed"]) == ("resnet18", 3) and alone["seconds"] > 0
+    assert alone["options"] == json.loads(json.dumps(dataclasses.asdict(QUICK)))
+    assert [kind["kind"] for kind in alone["kinds"]] == ["3x3", "fully connected", "all"]
+    assert alone["kinds"][-1]["weights"] == 268_336 and {"torch", "processor"} <= set(alone["tools"])
+    command = ["bench", "fc64", "-c", "tiny", "--level", "isa", "--decompose"]
+    both = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert [record.get("case") for record in both] == ["fc64", None]
+    shown = CliRunner().invoke(app, command).stdout
+    assert "SmartDeal form of resnet18" in shown and "fc64" in shown
+
+
+QUICK = SmartDealConfig(restarts=1, iterations=1)
+
+
 # ---- document ----------------------------------------------------------------------------------------------
 
 DOCUMENT = """# Results
@@ -255,6 +350,8 @@ by hand
 <!-- build:begin -->
 kept
 <!-- build:end -->
+<!-- decompose:begin -->
+<!-- decompose:end -->
 """
 
 
@@ -285,6 +382,27 @@ def test_builds_become_a_table(tmp_path):
     assert document.write(tmp_path, path) == ["build"]
     assert "| c | d | 101.3 | 1: 99.0, 2: 101.3 | 1,200 of 24,288 |" in path.read_text()
     assert "pyosys 0.70.\n\nConfigurations: c (digest 12ab)." in path.read_text()
+
+
+def test_decompositions_become_a_table(tmp_path):
+    path = tmp_path / "results.md"
+    path.write_text(DOCUMENT)
+    kind = KindRecord(kind="3x3", layers=16, weights=10_985_472, error=0.1753, compression=7.721)
+    record = DecompositionRecord(
+        decomposition="resnet18",
+        seed=0,
+        options={},
+        seconds=6.24,
+        threads=2,
+        kinds=[kind],
+        tools={"torch": "2"},
+    )
+    (tmp_path / "decompose.json").write_text(json.dumps([dataclasses.asdict(record)]))
+    case = dataclasses.asdict(one("fc64", level=Level.ISA))
+    (tmp_path / "bench.json").write_text(json.dumps([case, dataclasses.asdict(record)]))
+    assert document.write(tmp_path, path) == ["bench", "decompose"]
+    assert "torch 2.\n\nSmartDeal form of resnet18: 6.2 s, 2 threads:" in path.read_text()
+    assert "| 3x3 | 16 | 10,985,472 | 17.5 % | 7.72 |" in path.read_text()
 
 
 def test_what_the_document_lacks_is_named(tmp_path, capsys):

@@ -66,7 +66,7 @@ def test_every_tap_sits_once_in_a_row_whose_bank_holds_its_channel():
 def test_pixel_tiles_cover_the_output_and_fit_an_accumulator_half():
     for height, width, depth in [(16, 16, 512), (7, 40, 64), (3, 200, 64), (1, 1, 16), (50, 1, 16)]:
         config = ref.configuration("t", 4, 4, 2, accumulator_depth=depth)
-        tiles, _ = tiling.pixel_tiles(height, width, 3, 10, config)
+        tiles, _ = tiling.pixel_tiles(height, width, 3, 10, config, config.cols)
         seen = np.zeros((height, width), int)
         for tile in tiles:
             seen[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] += 1
@@ -79,11 +79,11 @@ def test_the_last_drain_is_kept_short_if_that_is_worth_it():
     is a small part, takes one and so reads its weights once.
     """
     config = load_config("a16")
-    tiles, cost = tiling.pixel_tiles(16, 16, 2, 16, config)
+    tiles, cost = tiling.pixel_tiles(16, 16, 2, 16, config, config.cols)
     assert len(tiles) > 1 and min(tile.pixels for tile in tiles) >= config.rows + 2
-    single = ConvolutionCost.of({256: 1}, 2, 16, config)
+    single = ConvolutionCost.of({256: 1}, 2, 16, config, config.cols)
     assert cost.cycles < single.cycles / tiling.ABOUT_AS_LONG
-    tiles, cost = tiling.pixel_tiles(16, 16, 36, 64, config)
+    tiles, cost = tiling.pixel_tiles(16, 16, 36, 64, config, config.cols)
     assert len(tiles) == 1 and cost.cycles < 1.02 * cost.matrix
 
 
@@ -105,7 +105,7 @@ def test_the_closed_formula_agrees_with_the_cycle_model():
         graph.outputs.append("y")
         layer = map_graph(graph, config).layers[0]
         shape = graph.tensors["y"].shape
-        cost = tiling.pixel_tiles(*shape[1:], layer.mapping["row_tiles"], outputs, config)[1]
+        cost = tiling.pixel_tiles(*shape[1:], layer.mapping["row_tiles"], outputs, config, config.cols)[1]
         assert abs(cost.cycles / layer.predicted_cycles - 1) < 0.1, (name, cost, layer)
 
 

@@ -1,6 +1,7 @@
 """SmartDeal decompositions against their definition, worked out here in rational arithmetic."""
 
 import math
+from collections import OrderedDict
 from fractions import Fraction
 from typing import Any
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from popshift.gen.compress.smartdeal import SmartDealConfig, decompose, decomposition
+from popshift.gen.compress.smartdeal import SmartDealConfig, compression, decompose, decomposition
 from popshift.gen.compress.smartdeal.fit import fit, improve_coefficients, nearest_level
 from popshift.gen.compress.smartdeal.layers import SmartDealWeight
 from popshift.gen.compress.smartdeal.slices import Slicing
+from popshift.hw.config import load_config
 from popshift.hw.errors import InputError, ModelError
 
 LEVELS = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -49,28 +51,70 @@ def test_nearest_level_is_the_nearest(x):
 
 
 @given(
-    st.tuples(
-        st.integers(1, 5), st.integers(1, 90), st.sampled_from([1, 2, 3, 5]), st.sampled_from([1, 3, 4])
-    ),
+    st.tuples(st.integers(1, 5), st.integers(1, 120), st.integers(1, 4), st.integers(1, 7)),
     st.integers(3, 200),
+    st.integers(1, 20),
 )
-def test_slices_join_to_what_was_cut(shape, most_rows):
-    slicing = Slicing.of(shape, most_rows)
+def test_slices_join_to_what_was_cut(shape, most_rows, banks):
+    slicing = Slicing.of(shape, most_rows, banks)
+    filters, channels, height, width = shape
     weight = torch.arange(math.prod(shape)).reshape(shape).float() + 1
     cut = slicing.cut(weight)
-    assert cut.shape[2] == slicing.rows <= max(most_rows, shape[2])
+    assert cut.shape == (filters, *slicing.taps.shape) and slicing.columns == 3
     assert torch.equal(slicing.join(cut), weight)
     assert torch.count_nonzero(cut) == weight.numel(), "the rest is filled with zeros"
+    flat = torch.cat([weight.flatten(1), torch.zeros(filters, 1)], 1).long()
+    assert torch.equal(cut.long(), flat[:, slicing.taps]), "the table says where everything is"
+    assert slicing.slices == 1 or slicing.taps[-1, 0, 0] >= 0, "no slice is empty"
+
+    channel_rows = height * (width if width < 3 else math.ceil(width / 3))  # of three channels, or of one
+    if channel_rows * banks <= most_rows:
+        assert slicing.rows <= most_rows
+        assert slicing.slices == 1 or slicing.rows % (channel_rows * banks) == 0, "blocks are whole"
+    else:
+        assert slicing.rows <= max(most_rows, channel_rows)
+    for i, row in enumerate(slicing.taps.reshape(-1, 3).tolist()):
+        taps = [tap for tap in row if tap >= 0]
+        assert int(slicing.channels.flatten()[i]) == (taps[0] // (height * width) if taps else -1)
+        assert row[: len(taps)] == taps, "what is missing is missing at the end"
+        places = [divmod(tap, height * width) for tap in taps]
+        if width >= 3:
+            assert taps == list(range(taps[0], taps[0] + len(taps))) if taps else True
+            assert len({tap // width for tap in taps}) <= 1
+        else:
+            assert len({position for _, position in places}) <= 1
+            if channels >= 3 * banks:
+                assert len({channel % banks for channel, _ in places}) <= 1
 
 
 def test_rows_are_kernel_rows_and_slices_have_whole_channels():
-    slicing = Slicing.of((2, 128, 3, 3), 192)
+    slicing = Slicing.of((2, 128, 3, 3), 192, 16)
     assert (slicing.slices, slicing.rows, slicing.columns) == (2, 192, 3)
     weight = torch.randn(2, 128, 3, 3)
     cut = slicing.cut(weight)
     assert torch.equal(cut[1, 1, 3 * 5 + 2], weight[1, 64 + 5, 2])
-    linear = Slicing.of((4, 1000), 192)
-    assert (linear.slices, linear.rows, linear.columns) == (2, 167, 3)
+    assert Slicing.of((1, 80, 3, 3), 192, 16).channels[:, 0].tolist() == [0, 48], "blocks of 16 channels"
+    wide = Slicing.of((1, 2, 5, 5), 192, 16)
+    assert wide.taps.tolist()[0][8:12] == [[20, 21, 22], [23, 24, -1], [25, 26, 27], [28, 29, -1]]
+
+
+def test_rows_of_narrow_kernels_hold_channels_of_one_bank():
+    linear = Slicing.of((4, 1000), 192, 16)
+    assert (linear.slices, linear.rows) == (2, 176)  # 20 blocks of 48, then 40: 16 rows
+    assert linear.taps[0, 16 + 2].tolist() == [50, 66, 82]
+    assert linear.taps[1, 10 * 16 - 16 : 10 * 16, 2].tolist() == [*range(992, 1000), *[-1] * 8]
+    assert (linear.taps[1, 160:] == -1).all() and (linear.taps[1, 159] >= 0).any()
+    # Less than a block: a third of the channels apart; at most one bank's worth in the last block: one each.
+    assert Slicing.of((4, 10, 1, 1), 192, 16).taps[0].tolist() == [
+        [0, 4, 8],
+        [1, 5, 9],
+        [2, 6, -1],
+        [3, 7, -1],
+    ]
+    last = Slicing.of((4, 16, 1, 1), 192, 4).taps[0, 4:].tolist()
+    assert last == [[12, -1, -1], [13, -1, -1], [14, -1, -1], [15, -1, -1]]
+    # Channels 0, 2 and 4 at each position of a 2 x 2 kernel.
+    assert Slicing.of((1, 6, 2, 2), 192, 2).taps[0, :4].tolist() == [[i, 8 + i, 16 + i] for i in range(4)]
 
 
 # ---- the fit -----------------------------------------------------------------------------------------------
@@ -122,8 +166,9 @@ def test_more_starts_and_iterations_never_hurt():
         random_layer(2, nn.Conv2d, 7, 6, 1),
         random_layer(3, nn.Conv2d, 2, 3, (2, 5)),
         random_layer(4, nn.Linear, 50, 6),
+        random_layer(11, nn.Conv2d, 13, 3, (3, 2)),
     ],
-    ids=["3x3", "two-slices", "1x1", "2x5", "linear"],
+    ids=["3x3", "two-slices", "1x1", "2x5", "linear", "3x2"],
 )
 def test_outputs_are_those_of_the_integers(layer: Any):
     """y = scale * sum x (Ce B) in rational arithmetic, from the definition alone."""
@@ -134,13 +179,10 @@ def test_outputs_are_those_of_the_integers(layer: Any):
     assert int(found.basis.abs().max()) <= 127
     exact = np.zeros(layer.weight.shape, object)
     for f in range(exact.shape[0]):
-        flat = []
-        for s, i in np.ndindex(found.slicing.slices, found.slicing.rows):
+        for s, i, column in np.argwhere(found.slicing.taps.numpy() >= 0).tolist():
             row = found.coefficients[f, s, i].tolist()
-            for column in range(found.slicing.columns):
-                product = sum(c * int(found.basis[f, s, j, column]) for j, c in enumerate(row))
-                flat.append(Fraction(float(found.scale[f])) * product)
-        exact[f] = np.array(flat[: exact[f].size], object).reshape(exact[f].shape)
+            product = sum(c * int(found.basis[f, s, j, column]) for j, c in enumerate(row))
+            exact[f].flat[int(found.slicing.taps[s, i, column])] = Fraction(float(found.scale[f])) * product
     np.testing.assert_allclose(decomposed.weight.detach().numpy(), exact.astype(float), rtol=2e-7)
     x = torch.randint(-128, 128, (2, *((exact.shape[1], 6, 6) if exact.ndim == 4 else (50,)))).double()
     reference = layer.double()
@@ -169,7 +211,7 @@ def test_weights_that_are_powers_of_two_lose_nothing():
 @pytest.mark.parametrize("group", [1, 4])
 def test_groups_share_their_zero_rows(group):
     layer = random_layer(6, nn.Conv2d, 6, 8, 3)
-    result, (report,) = decompose(layer, SmartDealConfig(row_sparsity=0.5, group=group))
+    result, (report,) = decompose(layer, SmartDealConfig(row_sparsity=0.5, group=group, banks=1))
     rows = result.weight.detach().reshape(8 // group, group, 18, 3)
     zero = (rows == 0).all(3)
     assert torch.equal(zero, zero[:, :1].expand_as(zero)) and (zero[:, 0].sum(1) == 9).all()
@@ -181,6 +223,76 @@ def test_groups_share_their_zero_rows(group):
     assert report.basis_bits == 8 * 9 * 8
     total = report.code_bits + report.index_bits + report.basis_bits
     assert report.compression == 32 * layer.weight.numel() / total
+
+
+@pytest.mark.parametrize(
+    ("channels", "lost"), [(64, {6}), (16, {1, 2})], ids=["12 rows a bank", "3 rows a bank"]
+)
+def test_every_bank_loses_as_many_rows(channels, lost):
+    config = SmartDealConfig(row_sparsity=0.5, group=16, restarts=1, iterations=1)
+    layer = random_layer(12, nn.Conv2d, channels, 32, 3)
+    found = decomposition(decompose(layer, config)[0])
+    zero = found.zero_rows.reshape(2, channels, 3)
+    assert (zero.sum((1, 2)) == channels * 3 // 2).all()
+    for banks in (16, 8, 4):
+        by_bank = zero.reshape(2, -1, banks, 3).sum((1, 3))
+        least, most = min(lost) * 16 // banks, max(lost) * 16 // banks
+        assert least <= by_bank.min() and by_bank.max() <= most
+        if banks == 16:
+            assert set(by_bank.unique().tolist()) == lost
+    # The weakest of each bank go, and of those that come next the weakest.
+    strength = layer.weight.detach().reshape(2, 16, channels, 3, 3).abs().sum((1, 4))
+    for gone, values in zip(zero, strength, strict=True):
+        last, following = [], []
+        for bank in range(16):
+            here, dropped = values[bank::16].flatten(), gone[bank::16].flatten()
+            assert here[dropped].max() < here[~dropped].min()
+            if dropped.sum() == max(lost):
+                last.append(float(here[dropped].max()))
+            else:
+                following.append(float(here[~dropped].min()))
+        assert not following or max(last) < min(following)
+
+
+def test_banks_of_unequal_size_lose_their_share():
+    """Bank 0 has channels 0 and 4, the others one each: 12 of 15 rows go, 2.4 of 3 in each but the first."""
+    layer = random_layer(13, nn.Conv2d, 5, 4, 3)
+    config = SmartDealConfig(row_sparsity=0.8, group=4, banks=4, restarts=1, iterations=1)
+    zero = decomposition(decompose(layer, config)[0]).zero_rows.reshape(5, 3).sum(1)
+    lost = [int(zero[0] + zero[4]), *zero[1:4].tolist()]
+    assert sum(lost) == 12 and lost[0] in (4, 5) and set(lost[1:]) <= {2, 3}
+
+
+def test_the_target_decides_what_is_skipped_for_free():
+    config = SmartDealConfig.for_target(load_config("a8"), row_sparsity=0.25)
+    assert (config.banks, config.group, config.row_sparsity) == (8, 8, 0.25)
+    assert SmartDealConfig.for_target(load_config("a8"), group=1).group == 1
+
+
+def test_filled_up_rows_cost_nothing():
+    """200 inputs in 4 blocks of 48 and 8 more: 72 rows in slices of 32, the last one with 24 missing."""
+    layer = random_layer(14, nn.Linear, 200, 6)
+    config = SmartDealConfig(slice_rows=32, row_sparsity=0.5, group=4)
+    result, (report,) = decompose(layer, config)
+    found = decomposition(result)
+    assert found.coefficients.shape == (6, 3, 32, 3) and found.zero_rows[:, 2, 8:].all()
+    assert report.row_sparsity == 0.5 and report.code_bits == 4 * 3 * 36 * 6
+    assert report.index_bits == 72 * 2 and report.basis_bits == 8 * 9 * 3 * 6
+
+
+def test_compression_counts_what_is_left_out():
+    network = nn.Sequential(
+        OrderedDict(
+            first=nn.Conv2d(1, 8, 3), depthwise=nn.Conv2d(8, 8, 3, groups=8), second=nn.Conv2d(8, 16, 3)
+        )
+    )
+    result, reports = decompose(network, SmartDealConfig(skip=("first",)))
+    assert [report.name for report in reports] == ["second"]
+    found = compression(result)
+    assert found.plain == {"first": 72, "depthwise": 72}
+    assert found.ratio == 32 * (144 + 1152) / (8 * 144 + reports[0].bits)
+    assert str(found).endswith("; 144 weights of first, depthwise count 8 bits each")
+    assert compression(network).ratio == 4 and compression(nn.ReLU()).ratio == 0
 
 
 def test_elements_are_dropped_on_request():
@@ -249,6 +361,8 @@ def test_assigning_a_weight_decomposes_it():
         ({"row_sparsity": 1.0}, "row_sparsity must be at least 0 and below 1, not 1.0"),
         ({"element_sparsity": float("nan")}, "element_sparsity must be at least 0 and below 1, not nan"),
         ({"group": 0}, "group must be an integer of at least 1, not 0"),
+        ({"banks": 0}, "banks must be an integer of at least 1, not 0"),
+        ({"skip": "conv1"}, "skip must be a tuple of names, not 'conv1'"),
         ({"slice_rows": 2.5}, "slice_rows must be an integer of at least 3, not 2.5"),
     ],
 )
@@ -267,3 +381,6 @@ def test_bad_weights_are_refused_by_name():
     decomposed, _ = decompose(nn.Sequential(nn.Linear(3, 2)), SmartDealConfig())
     with pytest.raises(ModelError, match="layer 0: its weight has a parametrisation already"):
         decompose(decomposed, SmartDealConfig())
+    for name in ("1", "9"):
+        with pytest.raises(InputError, match=f"there is no layer '{name}' to skip; layers: 0"):
+            decompose(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), SmartDealConfig(skip=(name,)))

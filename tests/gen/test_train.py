@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from popshift.gen.compress.smartdeal import SmartDealConfig, decompose, decomposition
+from popshift.gen.compress.smartdeal import SmartDealConfig, compression, decompose, decomposition
 from popshift.gen.compress.smartdeal.layers import smartdeal_weights
+from popshift.gen.train import digits
 from popshift.gen.train.bucket_switch import BucketSwitch, BucketSwitchOptions, others, switched
 from popshift.gen.train.smartdeal import project_and_retrain, retrain
 from popshift.gen.train.trainer import TrainingOptions, accuracy, train
@@ -130,6 +131,43 @@ def test_a_decomposed_training_can_be_resumed(data, trained, tmp_path: Path):
             assert all(torch.equal(value, whole[name]) for name, value in found.state_dict().items())
 
 
+def test_projections_can_be_resumed(data, trained, tmp_path: Path):
+    file = tmp_path / "run.pt"
+    epochs = 0
+
+    def counted(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        nonlocal epochs
+        epochs += len(batch) == len(data[0])
+        return noisy(batch, generator)
+
+    def stops(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if epochs == 2:
+            raise KeyboardInterrupt
+        return counted(batch, generator)
+
+    options = dataclasses.replace(OPTIONS, batch=len(data[0]), learning_rate=3e-2)  # a batch is an epoch
+    run = functools.partial(project_and_retrain, trained, *data, CONFIG, options)
+    whole = run(augment=noisy).state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        run(augment=stops, checkpoint=file)
+    resumed = run(augment=counted, checkpoint=file)
+    assert epochs == 4, "the first two were not done again"
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.state_dict().items())
+    again = run(augment=counted, checkpoint=file)
+    assert epochs == 4 and not again.training
+    assert all(torch.equal(value, whole[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("method", [retrain, project_and_retrain])
+def test_checkpoints_of_another_decomposition_are_refused(method, data, trained, tmp_path: Path):
+    """Their coefficients have the same shapes and stand for other weights."""
+    file, options = tmp_path / "run.pt", dataclasses.replace(OPTIONS, epochs=1)
+    method(trained, *data, CONFIG, options, checkpoint=file)
+    other = dataclasses.replace(CONFIG, banks=4)
+    with pytest.raises(InputError, match="the checkpoint is of a training with other smartdeal; delete"):
+        method(trained, *data, other, options, checkpoint=file)
+
+
 def test_switched_levels_are_neighbours():
     levels = [-64, -2, -1, 0, 1, 2, 64]
     up, down = [-32, -1, 0, 1, 2, 4, 64], [-64, -4, -2, -1, 0, 1, 32]
@@ -152,3 +190,20 @@ def test_exponents_move_once_enough_steps_agree(trained):
         now = decomposition(result.get_submodule("0")).coefficients.float()
         assert torch.equal(now, before if step < 3 else wanted)
     assert {id(p) for p in others(result)}.isdisjoint(id(c) for _, c in smartdeal_weights(result))
+
+
+# ---- digits ------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_trained_in_smartdeal_form(monkeypatch):
+    monkeypatch.setattr(digits, "_DENSE_EPOCHS", 3)
+    monkeypatch.setattr(digits, "_SMARTDEAL_EPOCHS", 2)
+    images = digits.load()
+    config = SmartDealConfig(row_sparsity=0.2, skip=digits.TOO_SMALL)
+    dense, result = digits.smartdeal_trained(images, 4, config)
+    wanted = digits.trained(images, 4, epochs=3).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in dense.state_dict().items())
+    found = compression(result)
+    assert found.ratio > 8.5 and found.plain == {"conv1": 144} and not result.training
+    before, after = (accuracy(each, images.test_images, images.test_labels) for each in (dense, result))
+    assert before > 0.8 and after > before - 0.05

@@ -20,11 +20,15 @@ WIDE = {
     "compact-24": ((24, 17), 4),
     "exact-24": ((24, 35), 5),
 }
+NARROW, REBUILT = 8, 16
+"""Bits of the PE multipliers' weights."""
+SUM_BITS = 21
+"""Of the adders that choose an operand."""
 RAM_WIDTH, RAM_DEPTH = 40, 300
 SETTLED = 512
 """Cycles before anything counts: pipelines are full, the memories written."""
 CYCLES = SETTLED + (1 << 16) + 64
-"""Every pair of 8-bit operands has passed every multiplier."""
+"""Every pair of 8-bit operands has passed every multiplier of 8 x 8."""
 
 
 class PrimitiveComparison(wiring.Component):
@@ -34,12 +38,20 @@ class PrimitiveComparison(wiring.Component):
         self._flags: dict[str, Signal] = {}
         self._names = [
             *(
-                f"{name}-{kind}-{stages}"
+                f"{name}-{kind}-{bits}-{stages}"
                 for name in ("ecp5", "gowin")
+                for bits in (NARROW, REBUILT)
                 for stages in STAGES
                 for kind in ("dsp", "lut")
             ),
-            *(f"ice40-{kind}-{stages}" for stages in STAGES for kind in ("first", "second", "single", "lut")),
+            *(
+                f"ice40-{kind}-{bits}-{stages}"
+                for bits in (NARROW, REBUILT)
+                for stages in STAGES
+                for kind in ("first", "second", "single", "lut")
+            ),
+            "portable-add-chosen",
+            "ecp5-add-chosen",
             *(f"{name}-wide-{kind}" for name in ("ecp5", "gowin") for kind in WIDE),
             *(f"ice40-wide-{kind}" for kind in WIDE if kind.startswith("compact")),  # all its multipliers can
             "spram",
@@ -63,7 +75,10 @@ class PrimitiveComparison(wiring.Component):
         noise = [_noise(m, seed) for seed in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03)]
         a, b = Signal(signed(8)), Signal(signed(8))
         m.d.comb += [a.eq(count[:8]), b.eq(count[8:16])]
-        self._products(m, [(a, b), (b, ~a), (a ^ b, b), (b, a)])
+        self._products(m, NARROW, [(a, b), (b, ~a), (a ^ b, b), (b, a)])
+        wide = [_corners(m, noise[0][low : low + 16], noise[1][low : low + 3], 4) for low in (0, 16, 32, 48)]
+        self._products(m, REBUILT, [(a, wide[0]), (~a, wide[1]), (a ^ b, wide[2]), (b, wide[3])])
+        self._additions(m, *noise)
         self._wide_products(m, *noise)
         self._spram(m, count, *noise)
         self._ram(m, count, *noise)
@@ -76,21 +91,34 @@ class PrimitiveComparison(wiring.Component):
         with m.If(self._settled & when & (found != wanted)):
             m.d.sync += flag.eq(1)
 
-    def _products(self, m: Module, pairs) -> None:
-        pairs = [tuple(_signal(m, x, signed(8)) for x in pair) for pair in pairs]
+    def _products(self, m: Module, bits: int, pairs) -> None:
+        pairs = [(_signal(m, a, signed(8)), _signal(m, b, signed(bits))) for a, b in pairs]
         for stages in STAGES:
             wanted = Portable().products(m, pairs, stages=stages)
             for technology in (Ecp5, Gowin):
                 found = technology(dsp_multipliers=1).products(m, pairs[:2], stages=stages)
                 for kind, value, reference in zip(("dsp", "lut"), found, wanted, strict=False):
-                    self._compare(m, f"{technology.name}-{kind}-{stages}", value, reference)
+                    self._compare(m, f"{technology.name}-{kind}-{bits}-{stages}", value, reference)
             found = Ice40(dsp_multipliers=3).products(m, pairs, stages=stages)
             for kind, value, reference in zip(
                 ("first", "second", "single", "lut"), found, wanted, strict=True
             ):
-                self._compare(m, f"ice40-{kind}-{stages}", value, reference)
+                self._compare(m, f"ice40-{kind}-{bits}-{stages}", value, reference)
+        if bits != NARROW:
+            return
         (late,), (right,) = (Portable().products(m, pairs[:1], stages=stages) for stages in (3, 2))
         self._compare(m, "one-cycle-late", late, right)
+
+    def _additions(self, m: Module, one, other) -> None:
+        """To a 24-bit number one of two shorter ones, cut off; an odd number of bits."""
+        a = _signal(m, _corners(m, one[:24], one[32:35], one[40:44]), signed(24))
+        low = _signal(m, _corners(m, other[:11], other[32:35], one[44:48]), signed(11))
+        high = _signal(m, _corners(m, other[12:26], other[35:38], one[48:52]), signed(14))
+        select, carry = other[60], other[61]
+        for technology in (Portable(), Ecp5()):
+            found = technology.add_chosen(m, a, low, high, select, carry, bits=SUM_BITS)
+            wanted = (a + Mux(select, high, low) + carry)[:SUM_BITS].as_signed()
+            self._compare(m, f"{technology.name}-add-chosen", found, wanted)
 
     def _wide_products(self, m: Module, one, other) -> None:
         for kind, ((a_bits, b_bits), stages) in WIDE.items():

@@ -21,6 +21,10 @@ _MAIN = """
 #include <cstdlib>
 #include "Vcomparison.h"
 #include "verilated.h"
+template <std::size_t Words>
+void print_words(const VlWide<Words>& value) {
+    for (std::size_t word = Words; word > 0; --word) std::printf("%08x", value[word - 1]);
+}
 int main(int argc, char** argv) {
     Verilated::commandArgs(argc, argv);
     Vcomparison design;
@@ -30,7 +34,7 @@ int main(int argc, char** argv) {
         design.clk = 0; design.eval();
         design.clk = 1; design.eval();
     }
-    std::printf("%llx\\n", static_cast<unsigned long long>(design.wrong));
+    print_words(design.wrong);
 }
 """
 _FLAGS = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "--no-timing"]

@@ -1,7 +1,17 @@
 """SmartDeal: weights as sparse power-of-two coefficients times a small basis."""
 
 from popshift.gen.compress.smartdeal.decomposition import Decomposition
-from popshift.gen.compress.smartdeal.layers import LayerReport, decompose, decomposition
+from popshift.gen.compress.smartdeal.layers import compression, decompose, decomposition, is_decomposed
 from popshift.gen.compress.smartdeal.options import SmartDealConfig
+from popshift.gen.compress.smartdeal.report import Compression, LayerReport
 
-__all__ = ["Decomposition", "LayerReport", "SmartDealConfig", "decompose", "decomposition"]
+__all__ = [
+    "Compression",
+    "Decomposition",
+    "LayerReport",
+    "SmartDealConfig",
+    "compression",
+    "decompose",
+    "decomposition",
+    "is_decomposed",
+]

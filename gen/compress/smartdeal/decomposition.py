@@ -7,17 +7,13 @@ import torch
 
 from popshift.gen.compress.smartdeal.fit import fit, improve_coefficients
 from popshift.gen.compress.smartdeal.options import SmartDealConfig
-from popshift.gen.compress.smartdeal.slices import Slicing
-
-BASIS_MAX = 127
-CODE_BITS = 4
-"""Of a coefficient: sign and one of seven exponents, or zero."""
-BASIS_BITS = 8
+from popshift.gen.compress.smartdeal.slices import MISSING, Slicing
+from popshift.hw.numerics import BASIS_BITS, BASIS_MAX, CODE_BITS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decomposition:
-    """``weight[f] = scale[f] * (coefficients[f] @ basis[f])``, reshaped as `slicing` says.
+    """``weight[f] = scale[f] * (coefficients[f] @ basis[f])``, each element where `slicing.taps` says.
 
     Attributes
     ----------
@@ -45,6 +41,11 @@ class Decomposition:
         used = (self.coefficients != 0).any(3)
         return ~torch.stack([part.any(0) for part in used.split(self.group)])
 
+    @property
+    def row_sparsity(self) -> float:
+        """Share of the rows, of those that have weights at all, that are zero in every filter of a group."""
+        return float(self.zero_rows[:, self.slicing.channels != MISSING].float().mean())
+
     def bits(self) -> dict[str, int]:
         """Storage: codes of the rows that are not skipped, an index bit for each row and group, bases."""
         zero = self.zero_rows
@@ -52,7 +53,7 @@ class Decomposition:
         rows = int(((~zero).sum((1, 2)) * filters).sum())
         return {
             "codes": CODE_BITS * self.slicing.columns * rows,
-            "index": zero.numel(),
+            "index": len(zero) * int((self.slicing.channels != MISSING).sum()),
             "basis": BASIS_BITS * self.basis.numel(),
         }
 
@@ -60,19 +61,38 @@ class Decomposition:
 def kept_rows(matrices: torch.Tensor, slicing: Slicing, config: SmartDealConfig) -> torch.Tensor:
     """Which rows of Ce stay, boolean (filters, slices, rows): the weakest of each group of filters go.
 
+    Every bank loses its share of rows, rounded down; the rows still to go are the weakest that are next in
+    banks whose share was rounded.
+
     Parameters
     ----------
     matrices: (filters, slices, rows, columns).
     """
-    strength = matrices.abs().sum(3).flatten(1)
-    kept = torch.ones_like(strength, dtype=torch.bool)
-    units = math.ceil(math.prod(slicing.shape[1:]) / slicing.columns)  # rows behind them are filled up
-    drop = math.ceil(config.row_sparsity * units)
-    if drop:
-        for first in range(0, len(strength), config.group):
-            weakest = strength[first : first + config.group, :units].sum(0).argsort(stable=True)[:drop]
-            kept[first : first + config.group, weakest] = False
-    return kept.reshape(matrices.shape[:3])
+    channels = slicing.channels.flatten()
+    units = int((channels != MISSING).sum())  # rows behind them are filled up
+    strength = matrices.abs().sum(3).flatten(1)[:, :units]
+    groups = torch.stack([part.sum(0) for part in strength.split(config.group)])
+    gone = _weakest(groups, channels[:units] % config.banks, math.ceil(config.row_sparsity * units))
+    kept = torch.zeros((len(groups), len(channels)), dtype=torch.bool)
+    kept[:, :units] = ~gone
+    return kept.repeat_interleave(config.group, 0)[: len(matrices)].reshape(matrices.shape[:3])
+
+
+def _weakest(strength: torch.Tensor, bank: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` weakest rows, spread over their banks, boolean (groups, rows) from (groups, rows) and
+    (rows,).
+    """
+    sizes = torch.bincount(bank)
+    share, rest = count * sizes // len(bank), count * sizes % len(bank)
+    by_strength = strength.argsort(dim=1, stable=True)
+    order = by_strength.gather(1, bank[by_strength].argsort(dim=1, stable=True))  # by bank, the weakest first
+    place = torch.arange(len(bank)) - (sizes.cumsum(0) - sizes)[bank.sort().values]
+    rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))  # in its bank
+    gone = rank < share[bank]
+    next_ones = (rank == share[bank]) & (rest[bank] > 0)
+    more = count - int(share.sum())
+    chosen = strength.masked_fill(~next_ones, torch.inf).argsort(dim=1, stable=True)[:, :more]
+    return gone.scatter_(1, chosen, True)
 
 
 def decompose_weight(weight: torch.Tensor, config: SmartDealConfig) -> tuple[Decomposition, torch.Tensor]:
@@ -82,7 +102,7 @@ def decompose_weight(weight: torch.Tensor, config: SmartDealConfig) -> tuple[Dec
     ----------
     weight: (filters, channels, height, width) or (filters, inputs), finite.
     """
-    slicing = Slicing.of(tuple(weight.shape), config.slice_rows)
+    slicing = Slicing.of(tuple(weight.shape), config.slice_rows, config.banks)
     matrices = slicing.cut(weight.detach().float())
     kept = kept_rows(matrices, slicing, config)[..., None].expand(matrices.shape)
     flat, mask = matrices.flatten(0, 1), kept.flatten(0, 1)

@@ -8,21 +8,23 @@ of a column of Ce moves into its row of B, which makes the exponents 0 .. 6 in e
 Inside, matrices are transposed, (slices, columns, rows): what one operation walks over is contiguous.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
-from popshift.gen.compress.smartdeal.options import EXPONENTS
+from popshift.gen.threads import one_thread
+from popshift.hw.numerics import COEFFICIENT_MAX
 
-LARGEST = 1 << (EXPONENTS - 1)
 _SHORT_ITERATIONS = 3
 _RIDGE = 1e-6
-_FIRST_MAXIMA = (0.75 * LARGEST, 1.4 * LARGEST)
+_FIRST_MAXIMA = (0.75 * COEFFICIENT_MAX, 1.4 * COEFFICIENT_MAX)
 """Where the largest coefficient of a slice may start: a start with more room at the bottom or at the top."""
 _CHUNK_ELEMENTS = 1 << 18
 """Elements fitted at a time: what one iteration works on fits a processor's cache."""
 
 
 def nearest_level(x: torch.Tensor) -> torch.Tensor:
-    """The nearest of 0, 1, 2, 4 … `LARGEST` in magnitude, with the sign; ties to the smaller one."""
+    """The nearest of 0, 1, 2, 4 … `COEFFICIENT_MAX` in magnitude, with the sign; ties to the smaller one."""
     bits = x.float().contiguous().view(torch.int32)
     magnitude = bits & 0x7FFFFFFF
     # Adding just below half of the mantissa carries into the exponent beyond 1.5 times a power of two.
@@ -35,7 +37,7 @@ def _bits(value: float) -> int:
     return int(torch.tensor(value, dtype=torch.float32).view(torch.int32))
 
 
-_HALF, _ONE, _LARGEST = _bits(0.5), _bits(1), _bits(LARGEST)
+_HALF, _ONE, _LARGEST = _bits(0.5), _bits(1), _bits(COEFFICIENT_MAX)
 
 
 def fit(
@@ -55,10 +57,12 @@ def fit(
     if restarts > 1:
         starts += torch.linalg.qr(torch.randn((restarts - 1, columns, columns), generator=generator))[0]
     size = max(1, _CHUNK_ELEMENTS // matrices[0].numel())
-    parts = [
-        _fit_chunk(part.mT.contiguous(), mask.mT.float().contiguous(), starts, iterations)
-        for part, mask in zip(matrices.split(size), kept.split(size), strict=True)
-    ]
+
+    def work(part: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _fit_chunk(part.mT.contiguous(), mask.mT.float().contiguous(), starts, iterations)
+
+    with one_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(work, matrices.split(size), kept.split(size)))
     return torch.cat([part[0] for part in parts]).mT, torch.cat([part[1] for part in parts])
 
 

@@ -1,21 +1,22 @@
 """SmartDeal weights inside PyTorch modules: optimisers, state dicts and export go on working."""
 
 import copy
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from popshift.firmware_py.progress import TransferBar
 from popshift.gen.compress.smartdeal.decomposition import Decomposition, decompose_weight, quantise_basis
 from popshift.gen.compress.smartdeal.fit import nearest_level
 from popshift.gen.compress.smartdeal.options import SmartDealConfig
+from popshift.gen.compress.smartdeal.report import Compression, LayerReport
 from popshift.gen.compress.smartdeal.slices import Slicing
-from popshift.hw.errors import ModelError
+from popshift.hw.errors import InputError, ModelError
 
-FLOAT_BITS = 32
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -36,9 +37,9 @@ class SmartDealWeight(nn.Module):
     def __init__(self, config: SmartDealConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
-        self.slicing = Slicing.of(shape, config.slice_rows)
-        cut = self.slicing.cut(torch.empty(shape, device="meta"))
-        self.register_buffer("kept", torch.ones(cut.shape, dtype=torch.bool))
+        self.slicing = Slicing.of(shape, config.slice_rows, config.banks)
+        kept = torch.ones((shape[0], *self.slicing.taps.shape), dtype=torch.bool)
+        self.register_buffer("kept", kept)
         self.register_buffer("unit", torch.ones(shape[0], 1, 1, 1))
 
     def forward(self, coefficients: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
@@ -79,57 +80,60 @@ def _straight_through(carrier: torch.Tensor, value: torch.Tensor) -> torch.Tenso
     return value + (carrier - carrier.detach())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerReport:
-    """What became of one layer.
-
-    Attributes
-    ----------
-    name, weights: path in the module, number of weights.
-    error: Frobenius norm of the change over that of the weights.
-    row_sparsity, element_sparsity: share of rows that are zero in all filters of a group, of zeros in Ce.
-    code_bits, index_bits, basis_bits: storage; the scale goes into the requantisation, which is there anyway.
-    compression: 32-bit floats over that storage.
-    """
-
-    name: str
-    weights: int
-    error: float
-    row_sparsity: float
-    element_sparsity: float
-    code_bits: int
-    index_bits: int
-    basis_bits: int
-
-    @property
-    def compression(self) -> float:
-        return FLOAT_BITS * self.weights / (self.code_bits + self.index_bits + self.basis_bits)
-
-
-def decompose(module: _Module, config: SmartDealConfig) -> tuple[_Module, list[LayerReport]]:
+def decompose(
+    module: _Module, config: SmartDealConfig, *, progress: bool = False
+) -> tuple[_Module, list[LayerReport]]:
     """A copy of a module whose convolutions and linear layers have SmartDeal weights, and a report per layer.
 
-    Depthwise convolutions stay as they are: a basis per channel would be as large as the weights.
+    Depthwise convolutions stay as they are: a basis per channel would be as large as the weights. So do the
+    layers of `config.skip`.
+
+    Parameters
+    ----------
+    progress: show a bar if it takes long.
 
     Raises
     ------
+    InputError: `config.skip` names a layer that would not be decomposed anyway.
     ModelError: a weight is not finite, or has a parametrisation already; names the layer.
     """
     result = copy.deepcopy(module)
-    reports = []
-    for name, layer in list(result.named_modules()):
-        if not _decomposable(layer):
-            continue
-        where = f"layer {name or type(layer).__name__}"
-        if parametrize.is_parametrized(layer, "weight"):
-            remedy = "decompose the plain network"
-            raise ModelError("its weight has a parametrisation already", where=where, remedy=remedy)
-        weight = layer.get_parameter("weight").detach().clone()
-        if not weight.isfinite().all():
-            raise ModelError("a weight is NaN or infinite", where=where, remedy="train it again")
-        parametrize.register_parametrization(layer, "weight", SmartDealWeight(config, tuple(weight.shape)))
-        reports.append(_report(name, weight, decomposition(layer)))
+    layers = {name: layer for name, layer in result.named_modules() if _decomposable(layer)}
+    for name in config.skip:
+        if name not in layers:
+            raise InputError(f"there is no layer {name!r} to skip", remedy=f"layers: {', '.join(layers)}")
+        del layers[name]
+    weights = {
+        name: _plain_weight(layer, f"layer {name or type(layer).__name__}") for name, layer in layers.items()
+    }
+    reports, done = [], 0
+    total = sum(weight.numel() for weight in weights.values())
+    with TransferBar("decomposing (weights)", total, enabled=progress) as bar:
+        for name, layer in layers.items():
+            form = SmartDealWeight(config, tuple(weights[name].shape))
+            parametrize.register_parametrization(layer, "weight", form)
+            reports.append(LayerReport.of(name, weights[name], decomposition(layer)))
+            done += weights[name].numel()
+            bar.update(done)
     return result, reports
+
+
+def compression(network: nn.Module) -> Compression:
+    """Storage of a network's weights as they are now; of layers without SmartDeal form at 8 bits a weight."""
+    weights, bits, plain = 0, 0, {}
+    for name, layer in network.named_modules():
+        if is_decomposed(layer):
+            found = decomposition(layer)
+            weights += math.prod(found.slicing.shape)
+            bits += sum(found.bits().values())
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            plain[name or type(layer).__name__] = layer.weight.numel()
+    return Compression(weights=weights, bits=bits, plain=plain)
+
+
+def is_decomposed(layer: nn.Module) -> bool:
+    """Whether the layer itself has SmartDeal weights."""
+    return _form(layer) is not None
 
 
 def decomposition(layer: nn.Module) -> Decomposition:
@@ -141,10 +145,16 @@ def decomposition(layer: nn.Module) -> Decomposition:
 def smartdeal_weights(network: nn.Module) -> Iterator[tuple[SmartDealWeight, nn.Parameter]]:
     """Parametrisation and carrier of the coefficients of every layer that has SmartDeal weights."""
     for layer in network.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            form = layer.get_submodule("parametrizations.weight.0")
-            if isinstance(form, SmartDealWeight):
-                yield form, layer.get_parameter("parametrizations.weight.original0")
+        form = _form(layer)
+        if form is not None:
+            yield form, layer.get_parameter("parametrizations.weight.original0")
+
+
+def _form(layer: nn.Module) -> SmartDealWeight | None:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    form = layer.get_submodule("parametrizations.weight.0")
+    return form if isinstance(form, SmartDealWeight) else None
 
 
 def _decomposable(layer: nn.Module) -> bool:
@@ -153,16 +163,12 @@ def _decomposable(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def _report(name: str, weight: torch.Tensor, found: Decomposition) -> LayerReport:
-    norm = float(weight.norm())
-    bits = found.bits()
-    return LayerReport(
-        name=name,
-        weights=weight.numel(),
-        error=float((found.weight() - weight).norm()) / norm if norm else 0.0,
-        row_sparsity=float(found.zero_rows.float().mean()),
-        element_sparsity=float((found.coefficients == 0).float().mean()),
-        code_bits=bits["codes"],
-        index_bits=bits["index"],
-        basis_bits=bits["basis"],
-    )
+def _plain_weight(layer: nn.Module, where: str) -> torch.Tensor:
+    """A copy of a weight that can be decomposed."""
+    if parametrize.is_parametrized(layer, "weight"):
+        remedy = "decompose the plain network"
+        raise ModelError("its weight has a parametrisation already", where=where, remedy=remedy)
+    weight = layer.get_parameter("weight").detach().clone()
+    if not weight.isfinite().all():
+        raise ModelError("a weight is NaN or infinite", where=where, remedy="train it again")
+    return weight

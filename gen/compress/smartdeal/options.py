@@ -1,11 +1,10 @@
 """What a SmartDeal decomposition shall look like."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
+from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError
-
-EXPONENTS = 7
-"""Magnitudes 2**0 .. 2**6; with zero they fit a code of four bits, sign included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,11 +14,16 @@ class SmartDealConfig:
     Attributes
     ----------
     row_sparsity: share of the rows of a layer's Ce that become zero, 0 .. 1: those whose weights have the
-        smallest sum of magnitudes over the `group` filters that share a pattern.
+        smallest sum of magnitudes over the `group` filters that share a pattern, about the same share of
+        each bank's rows.
     group: filters that share the pattern of zero rows; 1: every filter has its own. As many as the array has
         columns are skipped together.
+    banks: channels that are equal modulo this share a bank of the activation memory, which has one for each
+        row of the array; 1: rows are chosen from all alike, and a row of a narrow kernel has adjacent
+        channels.
     element_sparsity: share of the elements of Ce that are zero at least, zero rows included, 0 .. 1.
-    slice_rows: most rows of Ce with one basis.
+    skip: names of layers that stay as they are, paths in the module like ``classify`` or ``stage1.0``.
+    slice_rows: most rows of Ce with one basis; a channel of a large kernel may have more.
     restarts: bases to start from: the identity and random orthogonal ones.
     iterations: of the alternation, on the best start.
     seed: of the random bases.
@@ -27,7 +31,9 @@ class SmartDealConfig:
 
     row_sparsity: float = 0.0
     group: int = 16
+    banks: int = 16
     element_sparsity: float = 0.0
+    skip: tuple[str, ...] = ()
     slice_rows: int = 192
     restarts: int = 10
     iterations: int = 15
@@ -38,7 +44,16 @@ class SmartDealConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, not {value}")
-        for name, least in (("group", 1), ("slice_rows", 3), ("restarts", 1), ("iterations", 1)):
+        smallest = {"group": 1, "banks": 1, "slice_rows": 3, "restarts": 1, "iterations": 1}
+        for name, least in smallest.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be an integer of at least {least}, not {value}")
+        if isinstance(self.skip, str) or not all(isinstance(name, str) for name in self.skip):
+            raise InputError(f"skip must be a tuple of names, not {self.skip!r}")
+        object.__setattr__(self, "skip", tuple(self.skip))
+
+    @classmethod
+    def for_target(cls, config: AcceleratorConfig, **options: Any) -> Self:
+        """Zero rows that the array of `config` skips for free; `options` are the other attributes."""
+        return cls(**{"group": config.cols, "banks": config.rows, **options})

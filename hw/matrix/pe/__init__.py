@@ -2,8 +2,16 @@
 below.
 """
 
-from popshift.hw.config import PE_KINDS
-from popshift.hw.matrix.pe.mul import MulColumn
+from amaranth.lib import data
 
-COLUMNS = {"mul": MulColumn}
+from popshift.hw.config import PE_KINDS, AcceleratorConfig
+from popshift.hw.matrix.pe.mul import MulColumn
+from popshift.hw.matrix.pe.shift import ShiftColumn
+
+COLUMNS = {"mul": MulColumn, "shift": ShiftColumn}
 assert tuple(COLUMNS) == PE_KINDS
+
+
+def pe_word(config: AcceleratorConfig) -> data.StructLayout:
+    """What a PE stores: for each of its kinds a weight, all but one of them zero."""
+    return data.StructLayout({kind: COLUMNS[kind].weight(config) for kind in config.pe_kinds})

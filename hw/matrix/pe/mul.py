@@ -1,7 +1,11 @@
-"""The ``mul`` processing element: int8 activation times int8 weight."""
+"""The ``mul`` processing element: int8 activation times int8 weight, or int16 weight where weights are
+rebuilt.
+"""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Shape, Signal, Value, signed
 
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.matrix.pe.product import Product
 from popshift.hw.tech.portable import Portable
 
 
@@ -11,12 +15,21 @@ class MulColumn:
     ``stages`` registers lie between operands and products.
     """
 
-    WEIGHT_BITS = 8
-    PRODUCT_BITS = 16
+    @staticmethod
+    def weight(config: AcceleratorConfig) -> Shape:
+        """What a PE stores."""
+        return signed(config.weight_bits)
 
     @staticmethod
     def products(
-        m: Module, technology: Portable, activations: list[Signal], weights: list[Signal], *, stages: int
-    ) -> list[Signal]:
-        """One signed product per row of the tile."""
-        return technology.products(m, list(zip(activations, weights, strict=True)), stages=stages)
+        m: Module,
+        technology: Portable,
+        activations: list[Signal],
+        weights: list[Value],
+        *,
+        stages: int,
+        whole: int,
+    ) -> list[Product]:
+        """One signed product per row of the tile; never with a carry."""
+        pairs = list(zip(activations, weights, strict=True))
+        return [Product(low=value) for value in technology.products(m, pairs, stages=stages)]

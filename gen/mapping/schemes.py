@@ -1,0 +1,162 @@
+"""Ways to execute a convolution on the matrix unit, and the choice among them.
+
+* ``dense``: int8 weights in ``mul`` PEs.
+* ``rebuild``: SmartDeal weights, rebuilt by the weight feeder, in ``mul`` PEs.
+* ``factored``: their coefficients in ``shift`` PEs, the post unit combines the sums with the basis. A row of
+  inputs is streamed once for all three columns of the basis; or, if the weights of a row of Ce belong to
+  different channels, three inputs for every pixel.
+* ``digits``: any weights in ``shift`` PEs, as `popshift.gen.mapping.digits` writes them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from popshift.firmware_py.layout import TensorLayout
+from popshift.gen.graph import Convolution
+from popshift.gen.mapping import weight_tiles
+from popshift.gen.mapping.cost import ConvolutionCost
+from popshift.gen.mapping.tiling import Rectangle, pixel_tiles
+from popshift.gen.mapping.weight_tiles import ColumnTile, Walk
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+from popshift.hw.isa import Kind, Source
+from popshift.hw.numerics import BASIS_SIZE
+
+_MAX_STRIDE = isa.PLACEMENTS[isa.Opcode.POST]["stride"].field.high
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scheme:
+    """A way to execute one layer.
+
+    Attributes
+    ----------
+    name: see the module's text.
+    channels: output channels of a column tile.
+    inputs: accumulators that a row of `width` outputs takes: ``inputs[0] * width + inputs[1]``.
+    tiles: makes the column tiles of output channels ``start .. stop - 1``.
+    step: distance of the inputs of a pixel, if every pixel has its own, else None.
+    """
+
+    name: str
+    channels: int
+    tiles: Callable[[int, int], list[ColumnTile]]
+    inputs: tuple[int, int] = (1, 0)
+    step: int | None = None
+
+    @property
+    def source(self) -> Source:
+        return Source.MATRIX if self.name in ("dense", "rebuild") else Source.BASIS
+
+    def matrix_fields(self, layer: Convolution, tile: Rectangle, pitch: int) -> dict[str, int]:
+        """The pixel loops of a MATRIX for the outputs of `tile`."""
+        down, across = layer.window.stride
+        if self.step is not None:
+            return {
+                "x_count": BASIS_SIZE,
+                "x_step": self.step,
+                "y_count": tile.width,
+                "y_step": across - (BASIS_SIZE - 1) * self.step,
+            }
+        count = self.inputs[0] * tile.width + self.inputs[1]
+        step = 1 if self.name == "factored" else across
+        return {
+            "x_count": count,
+            "x_step": step,
+            "y_count": tile.height,
+            "y_step": down * pitch - (count - 1) * step,
+        }
+
+    def post_fields(self, layer: Convolution, tile: Rectangle) -> dict[str, int]:
+        """The fields of a POST that differ from those of a dense layer."""
+        if self.source is Source.MATRIX:
+            return {"source": Source.MATRIX}
+        fields = {"source": Source.BASIS, "single": int(self.name == "digits")}
+        if self.step is not None:
+            return {**fields, "x_count": 1, "y_count": tile.width, "y_step": 1}
+        return {**fields, "stride": layer.window.stride[1] if self.name == "factored" else 1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A scheme with the pixel tiles that suit it, and roughly what it costs."""
+
+    scheme: Scheme
+    pixels: Sequence[Rectangle]
+    cost: ConvolutionCost
+
+
+def candidates(
+    layer: Convolution, source: TensorLayout, height: int, width: int, config: AcceleratorConfig
+) -> list[Candidate]:
+    """All schemes that are possible for an output of `height` x `width`, the preferred first.
+
+    Raises
+    ------
+    ModelError: the configuration has none for these weights.
+    """
+    found: list[Candidate] = []
+    for scheme in _schemes(layer, source, config):
+        longest = max(tile.fields["k_tiles"] for tile in scheme.tiles(0, len(layer.weight)))
+        tiles, cost = pixel_tiles(
+            height if scheme.step is None else -height,
+            width,
+            longest,
+            len(layer.weight),
+            config,
+            scheme.channels,
+            scheme.inputs,
+        )
+        found.append(Candidate(scheme, tiles, cost))
+    if not found:
+        raise ModelError(
+            f"configuration {config.name} cannot work with SmartDeal weights",
+            where=f"layer {layer.name}",
+            remedy='use a configuration with rebuild = true, or with "shift" among its pe_kinds',
+        )
+    return found
+
+
+def obstacles(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> dict[str, str]:
+    """Why a layer with SmartDeal weights cannot be rebuilt or factored, by name of the scheme."""
+    found: dict[str, str] = {}
+    if layer.factors is None:
+        return found
+    if not config.rebuild:
+        found["rebuild"] = "the configuration has rebuild = false"
+    walk, slices = Walk.of(layer, layer.factors, source), len(layer.factors.taps)
+    if not config.has_basis:
+        found["factored"] = "the configuration has no shift PEs"
+    elif slices > 1:
+        found["factored"] = f"its coefficients are in {slices} slices, each with a basis of its own"
+    elif walk.replays == 1:
+        found["factored"] = "the three weights of a row of coefficients meet activations of different banks"
+    elif not walk.whole:
+        found["factored"] = "some rows of coefficients have fewer than three weights"
+    return found
+
+
+def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> list[Scheme]:
+    """All that are possible, the preferred first."""
+    kinds, factors, found = isa.kinds(config), layer.factors, []
+    if factors is None and Kind.DENSE in kinds:
+        tiles = weight_tiles.dense(layer, source, config)
+        found.append(Scheme("dense", config.cols, tiles))
+    walk = None if factors is None else Walk.of(layer, factors, source)
+    if factors is not None and walk is not None and Kind.REBUILD in kinds:
+        found.append(Scheme("rebuild", config.cols, weight_tiles.rebuilt(factors, walk, source, config)))
+    if Kind.SHIFT not in kinds:
+        return found
+    channels = isa.basis_groups(config) * config.post_lanes
+    stride = layer.window.stride[1]
+    if factors is not None and walk is not None and walk.whole and len(factors.taps) == 1:
+        tiles = weight_tiles.factored(factors, walk, source, config, channels)
+        if walk.along_row and stride <= _MAX_STRIDE:
+            found.append(Scheme("factored", channels, tiles, inputs=(stride, BASIS_SIZE - stride)))
+        else:
+            found.append(Scheme("factored", channels, tiles, inputs=(BASIS_SIZE, 0), step=walk.step))
+    if factors is not None or Kind.DENSE not in kinds:
+        digits = weight_tiles.as_digits(layer, source, config, channels)
+        found.append(Scheme("digits", channels, digits))
+    return found

@@ -1,0 +1,302 @@
+"""From weights to column tiles: what the weight memory holds, and how the matrix unit walks over it.
+
+A column tile is what one accumulator half gets: all passes for as many output channels as it has room for.
+Every scheme here gives a function that makes the column tiles of a range of output channels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.firmware_py.layout import TensorLayout
+from popshift.firmware_py.weight_words import basis_words, coefficient_words, dense_words, shift_words
+from popshift.gen.graph import Convolution, Factors
+from popshift.gen.mapping import tiling
+from popshift.gen.mapping.digits import digits
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Kind, Lane
+from popshift.hw.numerics import BASIS_SIZE
+
+Basis = NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnTile:
+    """A column tile.
+
+    Attributes
+    ----------
+    words: for the weight memory, uint8 (words, bytes of a word).
+    fields: of the MATRIX that works on it.
+    used: rows of all its passes that hold a weight.
+    basis: of each channel for the post unit, int8 (channels, 3, 3); none for ``mul`` PEs.
+    sums: largest sum of magnitudes of the coefficients of a column of Ce; 0 for ``mul`` PEs.
+    """
+
+    words: NDArray[np.uint8]
+    fields: dict[str, int]
+    used: int
+    basis: Basis | None = None
+    sums: int = 0
+
+
+Tiles = Callable[[int, int], list[ColumnTile]]
+
+
+def runs(tiles: Sequence[ColumnTile]) -> list[tuple[int, int]]:
+    """(first, number) of consecutive column tiles that one instruction can serve."""
+    found: list[tuple[int, int]] = []
+    for index, tile in enumerate(tiles):
+        if found and tiles[found[-1][0]].fields == tile.fields:
+            found[-1] = found[-1][0], found[-1][1] + 1
+        else:
+            found.append((index, 1))
+    return found
+
+
+def tap_offsets(layer: Convolution, source: TensorLayout, taps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Address of each tap (its number in row-major order; any below 0 count as 0) from the window's first."""
+    kernel, dilation = layer.window.kernel, layer.window.dilation
+    channel, tap = np.divmod(np.maximum(taps, 0), kernel[0] * kernel[1])
+    ky, kx = np.divmod(tap, kernel[1])
+    plane = channel // source.period * source.plane_step
+    return plane + ky * dilation[0] * source.row_pitch + kx * dilation[1]
+
+
+# ---- dense -------------------------------------------------------------------------------------------------
+
+
+def dense(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> Tiles:
+    """Int8 weights. Empty rows hold offset 0 and weights 0."""
+    taps = tiling.assign_taps(source.shape[0], layer.window.kernel, source.period, source.copies, config.rows)
+    offsets = tap_offsets(layer, source, taps)
+    fields = {"kind": Kind.DENSE, "k_tiles": len(taps)}
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        weight = _with_zero_tap(layer.weight[start:stop], config.cols)
+        words = dense_words(config, offsets, weight[:, taps].transpose(1, 2, 0))
+        return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, int((taps >= 0).sum()))
+
+    return partial(_each, tile, config.cols)
+
+
+def _with_zero_tap(weight: NDArray[np.integer], channels: int) -> NDArray[np.integer]:
+    """(channels, taps + 1) of one column tile; tap -1 is a column of zeros, missing channels are zeros."""
+    padded = np.zeros((channels, weight[0].size + 1), weight.dtype)
+    padded[: len(weight), :-1] = weight.reshape(len(weight), -1)
+    return padded
+
+
+def _each(tile: Callable[[int, int], ColumnTile], channels: int, start: int, stop: int) -> list[ColumnTile]:
+    return [tile(first, min(first + channels, stop)) for first in range(start, stop, channels)]
+
+
+# ---- SmartDeal ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """How the rows of Ce meet the array.
+
+    If the taps of every row lie in one bank, at addresses evenly `step` apart, a row of coefficients serves
+    `replays` passes, one for each column of the basis. Else every tap has a row of its own.
+
+    Attributes
+    ----------
+    units: rows of Ce (slice, row), or single taps (slice, row, column of the basis); int64 (units, 2 or 3).
+    bank, offset: place of each unit's first tap, int64 (units,).
+    length: passes that each unit needs, int64 (units,).
+    reverse: the passes take the columns of the basis from the last to the first.
+    along_row: the taps are neighbours in a row of the image.
+    """
+
+    replays: int
+    step: int
+    units: NDArray[np.int64]
+    bank: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    reverse: bool = False
+    along_row: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row of Ce has a tap for each column of the basis."""
+        return self.replays == BASIS_SIZE and bool((self.length == BASIS_SIZE).all())
+
+    @classmethod
+    def of(cls, layer: Convolution, factors: Factors, source: TensorLayout) -> "Walk":
+        """The walk over the rows of `factors` when the layer's input lies as `source` says."""
+        taps = factors.taps
+        kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
+        used = taps >= 0
+        # Where a row lacks taps they must come in its first passes: beyond the last column weights are zero.
+        reverse = bool((used[..., 0] & ~used[..., -1]).any())
+        if reverse:
+            taps, used = taps[..., ::-1], used[..., ::-1]
+        bank = np.maximum(taps, 0) // kernel_taps % source.period
+        offset = tap_offsets(layer, source, taps)
+        inside = used[..., 1:] & used[..., :-1]
+        steps = np.unique(np.diff(offset, axis=-1)[inside])
+        regular = (np.diff(bank, axis=-1)[inside] == 0).all() and len(steps) <= 1
+        if regular and not (used[..., :-1] & ~used[..., 1:]).any():
+            units = np.argwhere(used.any(-1))
+            place = tuple(units.T)
+            length = used[place].sum(-1)
+            first = (*place, BASIS_SIZE - length)
+            step = int(steps[0]) if len(steps) else 0
+            along_row = step == 1 and not reverse
+            return cls(BASIS_SIZE, step, units, bank[first], offset[first], length, reverse, along_row)
+        units = np.argwhere(used)
+        place = tuple(units.T)
+        length = np.ones(len(units), np.int64)
+        return cls(1, 0, units, bank[place], offset[place], length, reverse)
+
+    def chosen(self, factors: Factors, channels: slice) -> NDArray[np.int64]:
+        """The units of `channels`: rows of Ce that are zero in all of them cost neither words nor passes."""
+        nonzero = (factors.coefficients[channels] != 0).any(axis=(0, 3))
+        return np.flatnonzero(nonzero[self.units[:, 0], self.units[:, 1]])
+
+    def assigned(
+        self, units: NDArray[np.int64], source: TensorLayout, config: AcceleratorConfig
+    ) -> NDArray[np.int64]:
+        """`units` in tiles, int64 (tiles, rows) with -1 for an empty row; the longest come first."""
+        units = units[np.argsort(-self.length[units], kind="stable")]
+        banks = self.bank[units]
+        counts = np.bincount(banks, minlength=source.period)
+        tiles = np.full((-(-int(counts.max()) // source.copies), config.rows), -1, np.int64)
+        for bank in range(source.period):
+            mine = units[banks == bank]
+            tile, copy = np.divmod(np.arange(len(mine)), source.copies)
+            tiles[tile, bank + copy * source.period] = mine
+        return tiles
+
+    def placed(self, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Offset and first column of the basis of every row of `tiles`."""
+        unit, empty = np.maximum(tiles, 0), tiles < 0
+        column = self.units[unit, 2] if self.units.shape[1] == 3 else BASIS_SIZE - self.length[unit]
+        return np.where(empty, 0, self.offset[unit]), np.where(empty, 0, column)
+
+    def coefficients(self, coefficients: NDArray[np.int8], tiles: NDArray[np.int64]) -> NDArray[np.int8]:
+        """(tiles, rows, channels, 3) from (channels, slices, rows, 3)."""
+        place = self.units[np.maximum(tiles, 0)]
+        found = coefficients[:, place[..., 0], place[..., 1]].transpose(1, 2, 0, 3)
+        return np.where((tiles < 0)[..., None, None], np.int8(0), found)
+
+
+def rebuilt(factors: Factors, walk: Walk, source: TensorLayout, config: AcceleratorConfig) -> Tiles:
+    """Coefficients and bases; the feeder makes the weights."""
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        channels = slice(start, stop)
+        needed = walk.chosen(factors, channels)
+        slices = [number for number in range(len(factors.taps)) if (walk.units[needed, 0] == number).any()]
+        parts = [walk.assigned(needed[walk.units[needed, 0] == number], source, config) for number in slices]
+        if not parts:  # the half must be cleared all the same
+            slices, parts = [0], [np.full((1, config.rows), -1, np.int64)]
+        longest = max(map(len, parts))
+        parts[:-1] = [
+            np.pad(part, ((0, longest - len(part)), (0, 0)), constant_values=-1) for part in parts[:-1]
+        ]
+        coefficients = _padded(factors.coefficients[channels], config.cols)
+        basis = _padded(factors.basis[channels], config.cols)
+        if walk.reverse:
+            basis = basis[..., ::-1]
+        words = []
+        for number, tiles in zip(slices, parts, strict=True):
+            words.append(basis_words(config, np.ascontiguousarray(basis[:, number])))
+            found = coefficient_words(config, *walk.placed(tiles), walk.coefficients(coefficients, tiles))
+            words.append(found.reshape(-1, config.weight_word_bytes))
+        last = parts[-1][-1]
+        unneeded = walk.replays - int(walk.length[last[last >= 0]].max(initial=1))
+        fields = {
+            "kind": Kind.REBUILD,
+            "k_tiles": sum(map(len, parts)) * walk.replays - unneeded,
+            "slice_tiles": longest,
+            "replays": walk.replays,
+            "again_step": walk.step,
+        }
+        return ColumnTile(np.concatenate(words), fields, int(walk.length[needed].sum()))
+
+    return partial(_each, tile, config.cols)
+
+
+def factored(
+    factors: Factors, walk: Walk, source: TensorLayout, config: AcceleratorConfig, channels: int
+) -> Tiles:
+    """One coefficient a column, for a layer with a single slice: columns 3 q + j of Ce, a group of post lanes
+    each.
+    """
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        needed = walk.chosen(factors, slice(start, stop))
+        tiles = walk.assigned(needed, source, config)
+        if not len(tiles):
+            tiles = np.full((1, config.rows), -1, np.int64)
+        coefficients = _padded(factors.coefficients[start:stop], channels)
+        offsets, _ = walk.placed(tiles)
+        used = int(walk.length[needed].sum()) // BASIS_SIZE
+        basis = factors.basis[start:stop, 0]
+        return _shift_tile(config, offsets, walk.coefficients(coefficients, tiles), used, basis)
+
+    return partial(_each, tile, channels)
+
+
+def as_digits(layer: Convolution, source: TensorLayout, config: AcceleratorConfig, channels: int) -> Tiles:
+    """Any weights, written as coefficients times one basis for all: one row or three for every tap."""
+    taps = tiling.assign_taps(source.shape[0], layer.window.kernel, source.period, source.copies, config.rows)
+    offsets = tap_offsets(layer, source, taps)
+    written, row = digits(_with_zero_tap(layer.weight, len(layer.weight)))
+    basis = np.zeros((BASIS_SIZE, BASIS_SIZE), np.int8)
+    basis[:, -1] = row  # the column that counts alone
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        found = _padded(written[start:stop], channels)[:, taps]  # (channels, tiles, rows, rows of a tap, 3)
+        repeated = np.repeat(offsets[:, None], found.shape[3], axis=1)
+        coefficients = found.transpose(1, 3, 2, 0, 4).reshape(-1, config.rows, channels, BASIS_SIZE)
+        bases = np.broadcast_to(basis, (stop - start, *basis.shape))
+        used = int((taps >= 0).sum()) * found.shape[3]
+        return _shift_tile(config, repeated.reshape(-1, config.rows), coefficients, used, bases)
+
+    return partial(_each, tile, channels)
+
+
+def _shift_tile(
+    config: AcceleratorConfig,
+    offsets: NDArray[np.int64],
+    coefficients: NDArray[np.int8],
+    used: int,
+    basis: Basis,
+) -> ColumnTile:
+    """`offsets`: (tiles, rows); `coefficients`: (tiles, rows, channels, 3)."""
+    lanes = config.post_lanes
+    grouped = coefficients.reshape(*offsets.shape, -1, lanes, BASIS_SIZE).swapaxes(-1, -2)
+    columns = np.zeros((*offsets.shape, config.cols), np.int8)
+    columns[..., : coefficients.shape[2] * BASIS_SIZE] = grouped.reshape(*offsets.shape, -1)
+    words = shift_words(config, offsets, columns).reshape(-1, config.weight_word_bytes)
+    sums = int(np.abs(columns.astype(np.int64)).sum(axis=(0, 1)).max())
+    return ColumnTile(words, {"kind": Kind.SHIFT, "k_tiles": len(offsets)}, used, basis, sums)
+
+
+def _padded(array: NDArray[np.int8], channels: int) -> NDArray[np.int8]:
+    """With zeros for channels that are missing."""
+    return np.pad(array, [(0, channels - len(array)), *[(0, 0)] * (array.ndim - 1)])
+
+
+def basis_lanes(lanes: Sequence[Lane], basis: Basis, config: AcceleratorConfig) -> list[Lane]:
+    """The parameter lanes of channels that the post unit combines: three words for each group of channels."""
+    found: list[Lane] = []
+    for first in range(0, len(lanes), config.post_lanes):
+        group = range(first, first + config.post_lanes)
+        for j in range(BASIS_SIZE):
+            for channel in group:
+                if channel >= len(lanes):
+                    found.append(Lane())
+                    continue
+                row = tuple(basis[channel, j].tolist())
+                whole = lanes[channel] if j == BASIS_SIZE - 1 else Lane()
+                found.append(Lane(whole.bias, whole.multiplier, whole.shift, row))
+    return found
