@@ -48,7 +48,7 @@ def shift_words(
 
 def basis_words(config: AcceleratorConfig, basis: NDArray[np.int8]) -> NDArray[np.uint8]:
     """The words of the bases (cols, `BASIS_SIZE`, `BASIS_SIZE`) of one slice."""
-    bits = _bits(basis.view(np.uint8).reshape(config.cols, -1), numerics.BASIS_BITS)
+    bits = _bits(basis.astype(np.uint8).reshape(config.cols, -1), numerics.BASIS_BITS)
     missing = isa.BASIS_WORDS * _ROW_BITS - bits.shape[1]
     bits = np.pad(bits, ((0, 0), (0, missing))).reshape(config.cols, isa.BASIS_WORDS, _ROW_BITS)
     return _fill(_empty(config, np.zeros(isa.BASIS_WORDS, np.int64)), bits.swapaxes(0, 1))

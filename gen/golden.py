@@ -1,7 +1,7 @@
 """The golden model: what every integer of a network must be, computed by PyTorch.
 
 Sums of products are float64 matrix products of integers: every partial sum stays below 2**53 in magnitude (a
-product is at most 255 * 24,384, and accumulators are proved to fit 32 bits), so float64 holds each exactly, in
+product is at most 255 * 24,384, accumulators are proved to fit 32 bits), so float64 holds each exactly, in
 whatever order a library adds them. An explicit im2col keeps out algorithms that compute with fractions
 (Winograd). Everything behind the accumulator is `popshift.hw.numerics` on int64.
 """

@@ -140,7 +140,11 @@ def _plain_weights(network: torch.nn.Module) -> dict[str, FloatFactors]:
             taps=np.asarray(found.slicing.taps, np.int64),
         )
         forms[f"{name}.weight" if name else "weight"] = FloatFactors(factors, found.scale.double().numpy())
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        # Torch's own way to remove a parametrisation changes the class, which copies of a module share.
+        weight = layer.weight.detach().clone()
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer._modules["parametrizations"]
+        layer.register_parameter("weight", torch.nn.Parameter(weight))
     return forms
 
 

@@ -9,12 +9,13 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from popshift.hw.numerics import COEFFICIENT_MAX, EXPONENTS, WEIGHT_MAX
+from popshift.hw.numerics import BASIS_MAX, EXPONENTS, WEIGHT_MAX
 
 _SMALL = (1, 2, 13)
 """Basis for magnitudes up to 127 in one row."""
-_LARGE = (1, 24, COEFFICIENT_MAX * 2 - 1)
+_LARGE = (1, 24, BASIS_MAX)
 """Basis for magnitudes up to 24,384 in three rows."""
+_IMPOSSIBLE = 1 << 20
 
 
 def digits(weights: NDArray[np.integer]) -> tuple[NDArray[np.int8], tuple[int, int, int]]:
@@ -37,29 +38,43 @@ def digits(weights: NDArray[np.integer]) -> tuple[NDArray[np.int8], tuple[int, i
 
 @cache
 def _one_row(basis: tuple[int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What one row can make, sorted, and the coefficients (sums, 3) for it."""
+    """What one row can make, sorted, and the smallest coefficients (sums, 3) that do."""
     powers = 1 << np.arange(EXPONENTS)
     levels = np.concatenate([[0], powers, -powers])
     codes = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    codes = codes[np.argsort(np.abs(codes).sum(axis=1), kind="stable")]
     sums, first = np.unique(codes @ np.array(basis), return_index=True)
     return sums, codes[first]
 
 
 @cache
-def _two_rows() -> dict[int, tuple[int, int]]:
-    """What two rows can make: sum -> positions of the rows in `_one_row`."""
-    sums, _ = _one_row(_LARGE)
-    total = sums[:, None] + sums
-    values, first = np.unique(total, return_index=True)
-    left, right = np.divmod(first, len(sums))
-    return dict(zip(values.tolist(), zip(left.tolist(), right.tolist(), strict=True), strict=True))
+def _two_rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every number from -2 m to 2 m, m the most that a row can make: the least sum of magnitudes of two
+    rows that make it, and the position of one of them in `_one_row`.
+    """
+    sums, codes = _one_row(_LARGE)
+    size = np.abs(codes).sum(axis=1)
+    most = 2 * int(sums[-1])
+    least = np.full(2 * most + 1, _IMPOSSIBLE)
+    chosen = np.zeros(2 * most + 1, np.int64)
+    for index, (value, magnitude) in enumerate(zip(sums.tolist(), size.tolist(), strict=True)):
+        places = sums + value + most
+        better = size + magnitude < least[places]
+        least[places[better]] = size[better] + magnitude
+        chosen[places[better]] = index
+    return least, chosen
 
 
 def _three_rows(value: int) -> NDArray[np.int64]:
+    """The coefficients (3, 3) of least magnitude."""
     sums, codes = _one_row(_LARGE)
-    pairs = _two_rows()
-    for index in np.argsort(np.abs(sums - value), kind="stable"):
-        rest = pairs.get(value - int(sums[index]))
-        if rest is not None:
-            return codes[[index, *rest]]
-    raise AssertionError(f"{value} is beyond three rows")
+    least, chosen = _two_rows()
+    most = len(least) // 2
+    rest = value - sums
+    inside = np.abs(rest) <= most
+    cost = np.full(len(sums), _IMPOSSIBLE)
+    cost[inside] = np.abs(codes[inside]).sum(axis=1) + least[rest[inside] + most]
+    first = int(cost.argmin())
+    second = chosen[rest[first] + most]
+    third = np.searchsorted(sums, rest[first] - sums[second])
+    return codes[[first, second, third]]

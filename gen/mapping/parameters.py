@@ -37,7 +37,8 @@ def convolution_parameters(
         raise ModelError(
             f"a sum over a column of coefficients can reach {sums}, beyond {numerics.FACTORED_BITS} bits",
             where=f"layer {layer.name}",
-            remedy="use smaller slices (SmartDealConfig.slice_rows), or a configuration with rebuild = true",
+            remedy="leave the layer out of the decomposition (SmartDealConfig.skip), or use a configuration "
+            "with rebuild = true",
         )
     return _checked(layer, bias, reached.max(axis=0), config)
 

@@ -152,7 +152,7 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
     stride = layer.window.stride[1]
     if factors is not None and walk is not None and walk.whole and len(factors.taps) == 1:
         tiles = weight_tiles.factored(factors, walk, source, config, channels)
-        if walk.along_row and stride <= _MAX_STRIDE:
+        if walk.step == 1 and layer.window.kernel[1] >= BASIS_SIZE and stride <= _MAX_STRIDE:
             found.append(Scheme("factored", channels, tiles, inputs=(stride, BASIS_SIZE - stride)))
         else:
             found.append(Scheme("factored", channels, tiles, inputs=(BASIS_SIZE, 0), step=walk.step))

@@ -109,8 +109,6 @@ class Walk:
     units: rows of Ce (slice, row), or single taps (slice, row, column of the basis); int64 (units, 2 or 3).
     bank, offset: place of each unit's first tap, int64 (units,).
     length: passes that each unit needs, int64 (units,).
-    reverse: the passes take the columns of the basis from the last to the first.
-    along_row: the taps are neighbours in a row of the image.
     """
 
     replays: int
@@ -119,8 +117,6 @@ class Walk:
     bank: NDArray[np.int64]
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
-    reverse: bool = False
-    along_row: bool = False
 
     @property
     def whole(self) -> bool:
@@ -133,27 +129,22 @@ class Walk:
         taps = factors.taps
         kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
         used = taps >= 0
-        # Where a row lacks taps they must come in its first passes: beyond the last column weights are zero.
-        reverse = bool((used[..., 0] & ~used[..., -1]).any())
-        if reverse:
-            taps, used = taps[..., ::-1], used[..., ::-1]
         bank = np.maximum(taps, 0) // kernel_taps % source.period
         offset = tap_offsets(layer, source, taps)
         inside = used[..., 1:] & used[..., :-1]
         steps = np.unique(np.diff(offset, axis=-1)[inside])
         regular = (np.diff(bank, axis=-1)[inside] == 0).all() and len(steps) <= 1
+        # A row that lacks its first taps begins with a later column of the basis, and has zeros at the end.
         if regular and not (used[..., :-1] & ~used[..., 1:]).any():
             units = np.argwhere(used.any(-1))
             place = tuple(units.T)
             length = used[place].sum(-1)
             first = (*place, BASIS_SIZE - length)
             step = int(steps[0]) if len(steps) else 0
-            along_row = step == 1 and not reverse
-            return cls(BASIS_SIZE, step, units, bank[first], offset[first], length, reverse, along_row)
+            return cls(BASIS_SIZE, step, units, bank[first], offset[first], length)
         units = np.argwhere(used)
         place = tuple(units.T)
-        length = np.ones(len(units), np.int64)
-        return cls(1, 0, units, bank[place], offset[place], length, reverse)
+        return cls(1, 0, units, bank[place], offset[place], np.ones(len(units), np.int64))
 
     def chosen(self, factors: Factors, channels: slice) -> NDArray[np.int64]:
         """The units of `channels`: rows of Ce that are zero in all of them cost neither words nor passes."""
@@ -203,11 +194,9 @@ def rebuilt(factors: Factors, walk: Walk, source: TensorLayout, config: Accelera
         ]
         coefficients = _padded(factors.coefficients[channels], config.cols)
         basis = _padded(factors.basis[channels], config.cols)
-        if walk.reverse:
-            basis = basis[..., ::-1]
         words = []
         for number, tiles in zip(slices, parts, strict=True):
-            words.append(basis_words(config, np.ascontiguousarray(basis[:, number])))
+            words.append(basis_words(config, basis[:, number]))
             found = coefficient_words(config, *walk.placed(tiles), walk.coefficients(coefficients, tiles))
             words.append(found.reshape(-1, config.weight_word_bytes))
         last = parts[-1][-1]

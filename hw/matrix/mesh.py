@@ -149,7 +149,8 @@ def tile_column(
     with m.If(switch):
         m.d.sync += Cat(*active).eq(Cat(*shadow))
     chained = config.mesh_rows > 1
-    # Each addition behind the products takes a carry: one for every row, or one less without the chain.
+    # Each addition behind the products takes a carry: there is one for every row, or one less without the
+    # chain, where the first product has to do without.
     kinds = [
         COLUMNS[kind].products(
             m,

@@ -1,18 +1,27 @@
 """Synthesis on every family, and one small place and route."""
 
 import json
+import random
 import re
 
 import pytest
+from amaranth.hdl import Cat, Module, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
 from typer.testing import CliRunner
 
 from popshift.gen.cli.main import app
+from popshift.gen.implement import units
 from popshift.gen.implement.devices import DEVICES, device
-from popshift.gen.implement.place_route import median, place_and_route
+from popshift.gen.implement.place_route import Report, median, place_and_route
 from popshift.gen.implement.synthesis import FAMILIES, count, synthesise
 from popshift.gen.implement.timing import Use
 from popshift.gen.implement.toolchain import NEXTPNR
+from popshift.hw.config import load_config
+from popshift.hw.emit import emit_rtlil
 from popshift.hw.errors import InputError, ToolError
+from popshift.hw.tech import Simulated
 
 MULTIPLY = """
 module popshift(input clk, input rst, input rx, output reg tx);
@@ -310,3 +319,79 @@ def test_build_refuses_impossible_options(options, message):
     done = CliRunner().invoke(app, ["build", "tiny", "--device", "up5k", *options])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+# ---- one part alone ----------------------------------------------------------------------------------------
+
+
+class _Part(wiring.Component):
+    """Two inputs and two outputs of several bits, a cycle from one to the other."""
+
+    a: In(data.ArrayLayout(signed(3), 2))
+    b: In(1)
+    sums: Out(data.ArrayLayout(signed(4), 2))
+    odd: Out(1)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += [self.sums[index].eq(self.a[index] + self.b) for index in range(2)]
+        m.d.sync += self.odd.eq(self.b)
+        return m
+
+
+def test_a_part_alone_gets_every_input_and_shows_every_output():
+    part = _Part()
+    alone = units.Alone(part)
+    rng = random.Random(5)
+    bits = [rng.getrandbits(1) for _ in range(60)]
+    parities, shown = [], []
+
+    async def bench(ctx):
+        for index, bit in enumerate(bits):
+            ctx.set(alone.rx, bit)
+            await ctx.tick()
+            came = [*reversed(bits[: index + 1]), *[0] * 7][:7]  # the newest bit goes into the first input
+            assert [int(digit) for digit in f"{ctx.get(Cat(part.a.as_value(), part.b)):07b}"[::-1]] == came
+            values = ctx.get(part.sums.as_value()), ctx.get(part.odd)
+            parities.append(sum(value.bit_count() for value in values) % 2)
+            shown.append(ctx.get(alone.tx))
+
+    simulator = Simulator(alone)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    registers = 1 + 2  # behind the outputs, and two levels of four for nine bits
+    assert units.XOR_INPUTS**2 >= 9 and any(parities)
+    assert shown[registers:] == parities[:-registers]
+
+
+def test_every_unit_can_be_made_alone():
+    config = load_config("tiny")
+    for entry in units.UNITS:
+        assert units.unit(entry.name) is entry
+        assert "popshift" in emit_rtlil(units.Alone(entry.build(config, Simulated())))
+
+
+def test_build_of_a_unit(monkeypatch):
+    """Its ports are those of the accelerator, so that pins and reset are the same."""
+    placed = []
+
+    def place(netlist, device, *, seed, clock_mhz, minutes):
+        placed.append(json.loads(netlist.path.read_text())["modules"][netlist.top]["ports"])
+        return Report(
+            device=device.name, seed=seed, clock_mhz=clock_mhz, fmax_mhz={"clk": 50.0}, lut=None, ff=None,
+            block_ram=None, dsp=None, spram=None, cells={}, critical_path=[], seconds=1.0, log="",
+        )  # fmt: skip
+
+    monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
+    arguments = ["build", "tiny", "--device", "lfe5u-25f", "--unit", "mesh", "--seeds", "1"]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["config"], found["unit"]) == ("tiny", "mesh")
+    assert found["synthesis"]["dsp"] == 16 and found["synthesis"]["block_ram"] == 0
+    assert set(placed[0]) == {"clk", "rx", "tx"}
+    assert "mesh of tiny on lfe5u-25f" in CliRunner().invoke(app, arguments).stdout
+    refused = CliRunner().invoke(app, [*arguments[:-3], "array", "--seeds", "1"])
+    assert refused.exit_code == 2
+    assert "no unit 'array'; choose from mesh, accumulators, row gather" in refused.stderr

@@ -195,9 +195,12 @@ def test_outputs_are_those_of_the_integers(layer: Any):
 
 def test_weights_that_are_powers_of_two_lose_nothing():
     layer = random_layer(5, nn.Conv2d, 4, 3, 3)
-    signs = torch.randint(0, 2, layer.weight.shape) * 2 - 1
+    generator = torch.Generator().manual_seed(6)
+    signs = torch.randint(0, 2, layer.weight.shape, generator=generator) * 2 - 1
+    exponents = torch.randint(0, 5, layer.weight.shape, generator=generator)
+    exponents[:, 0, 0] = 4  # all columns as large: half of 127 would not be an integer
     with torch.no_grad():
-        layer.weight.copy_(0.37 * signs * 2.0 ** torch.randint(0, 5, layer.weight.shape))
+        layer.weight.copy_(0.37 * signs * 2.0**exponents)
         layer.weight[1] = 0
         layer.weight[2] = 0
         layer.weight[2, 3, 1, 2] = 0.01
@@ -261,6 +264,16 @@ def test_banks_of_unequal_size_lose_their_share():
     zero = decomposition(decompose(layer, config)[0]).zero_rows.reshape(5, 3).sum(1)
     lost = [int(zero[0] + zero[4]), *zero[1:4].tolist()]
     assert sum(lost) == 12 and lost[0] in (4, 5) and set(lost[1:]) <= {2, 3}
+
+
+def test_no_bank_loses_more_than_its_share_rounded_up():
+    """Bank 0 has the two weakest of four rows and loses one: half of its own."""
+    layer = nn.Conv2d(4, 2, (1, 3))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.1, 1.0, 0.9, 0.2])[:, None, None].expand(2, 4, 1, 3))
+    config = SmartDealConfig(row_sparsity=0.5, group=2, banks=3)
+    found = decomposition(decompose(layer, config)[0])
+    assert found.zero_rows.flatten().tolist() == [True, False, True, False]
 
 
 def test_the_target_decides_what_is_skipped_for_free():

@@ -1,14 +1,20 @@
 """Instructions survive encoding; fields do not overlap; bad ones are refused."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from popshift.hw import isa
-from popshift.hw.config import load_config
-from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Status
+from popshift.hw import isa, numerics
+from popshift.hw.config import AcceleratorConfig, load_config
+from popshift.hw.isa import LENGTHS, PLACEMENTS, Kind, Lane, Opcode, Source, Status
 
 SEED = 5
+NARROW = load_config("tiny").replace(post_lanes=1)
+SHIFT_ONLY = NARROW.replace(pe_kinds=["shift"], requantise="compact")
+REBUILD = NARROW.replace(rebuild=True)
+EVERYTHING = NARROW.replace(cols=6, post_lanes=2, pe_kinds=["shift", "mul"], rebuild=True)
 
 
 def random_instruction(rng: random.Random, opcode: Opcode) -> isa.Instruction:
@@ -52,17 +58,71 @@ def test_refused_fields():
         isa.instruction(Opcode.MARK, level=1)
 
 
-@pytest.mark.parametrize("name", ["tiny", "icebreaker", "a16"])
-def test_parameters_survive_packing(name):
-    config, rng = load_config(name), random.Random(SEED)
-    bits = config.requantise.multiplier_bits
+def random_lane(rng: random.Random, config: AcceleratorConfig) -> Lane:
+    """Numbers from the ends of their ranges and between; no basis where there is no place for one."""
+
+    def number(low: int, high: int) -> int:
+        return rng.choice((low, high, rng.randint(low, high)))
+
+    multiplier = number(0, (1 << config.requantise.multiplier_bits) - 1)
+    found = Lane(number(-(1 << 31), (1 << 31) - 1), multiplier, number(0, 63))
+    if not config.has_basis:
+        return found
+    return replace(found, basis=(number(-128, 127), number(-128, 127), number(-128, 127)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*map(load_config, ("tiny", "icebreaker", "a16")), SHIFT_ONLY, REBUILD, EVERYTHING],
+    ids=["tiny", "icebreaker", "a16", "shift only", "rebuild", "everything"],
+)
+def test_parameters_survive_packing(config):
+    rng = random.Random(SEED)
     for _ in range(50):
-        lanes = [
-            (rng.randrange(-(1 << 31), 1 << 31), rng.randrange(1 << bits), rng.randrange(64))
-            for _ in range(config.post_lanes)
-        ]
+        lanes = [random_lane(rng, config) for _ in range(config.post_lanes)]
         data = isa.pack_parameter(config, lanes)
         assert len(data) == config.parameter_word_bytes and isa.unpack_parameter(config, data) == lanes
+
+
+def test_a_basis_has_a_place_only_with_shift_pes():
+    lane, bare = Lane(-1, 1, 1, (1, -2, -128)), Lane(-1, 1, 1)
+    for config, survives in ((NARROW, False), (REBUILD, False), (SHIFT_ONLY, True)):
+        assert (isa.pack_parameter(config, [lane]) == isa.pack_parameter(config, [bare])) is not survives
+        found = isa.unpack_parameter(config, isa.pack_parameter(config, [lane]))
+        assert found == [lane if survives else bare]
+
+
+def test_coefficient_codes():
+    levels = [0, *(sign << power for power in range(7) for sign in (1, -1))]
+    assert len(set(levels)) == 15
+    codes = [numerics.coefficient_code(level) for level in levels]
+    assert sorted(codes) == [*range(8), *range(9, 16)]  # 8 is negative zero
+    assert [numerics.coefficient_of(code) for code in codes] == levels
+    assert numerics.coefficient_of(8) == 0
+    assert [numerics.coefficient_code(level) for level in (1, -1, 64, -64)] == [1, 9, 7, 15]
+    assert numerics.coefficient_code(np.array(levels)).tolist() == codes
+    assert numerics.coefficient_of(np.arange(16)).tolist() == [numerics.coefficient_of(c) for c in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds", "sources"),
+    [
+        (NARROW, {Kind.DENSE}, set(Source) - {Source.BASIS}),
+        (REBUILD, {Kind.DENSE, Kind.REBUILD}, set(Source) - {Source.BASIS}),
+        (SHIFT_ONLY, {Kind.SHIFT}, set(Source)),
+        (EVERYTHING, set(Kind), set(Source)),
+    ],
+    ids=["int8", "rebuild", "shift only", "everything"],
+)
+def test_kinds_and_sources_that_are_not_built_are_illegal(config, kinds, sources):
+    rng = random.Random(SEED)
+    matrix, post = (random_instruction(rng, opcode).fields for opcode in (Opcode.MATRIX, Opcode.POST))
+    for kind in range(16):
+        item = isa.instruction(Opcode.MATRIX, **{**matrix, "kind": kind})
+        assert isa.illegal_fields(item, config) is (kind not in kinds)
+    for source in range(4):
+        item = isa.instruction(Opcode.POST, **{**post, "period": 1, "source": source})
+        assert isa.illegal_fields(item, config) is (source not in sources)
 
 
 def test_every_status_has_a_meaning():

@@ -21,10 +21,6 @@ _MAIN = """
 #include <cstdlib>
 #include "Vcomparison.h"
 #include "verilated.h"
-template <std::size_t Words>
-void print_words(const VlWide<Words>& value) {
-    for (std::size_t word = Words; word > 0; --word) std::printf("%08x", value[word - 1]);
-}
 int main(int argc, char** argv) {
     Verilated::commandArgs(argc, argv);
     Vcomparison design;
@@ -34,7 +30,8 @@ int main(int argc, char** argv) {
         design.clk = 0; design.eval();
         design.clk = 1; design.eval();
     }
-    print_words(design.wrong);
+    const auto* bytes = reinterpret_cast<const unsigned char*>(&design.wrong);
+    for (std::size_t byte = sizeof design.wrong; byte > 0; --byte) std::printf("%02x", bytes[byte - 1]);
 }
 """
 _FLAGS = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "--no-timing"]

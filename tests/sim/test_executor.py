@@ -5,7 +5,7 @@ import pytest
 
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig, load_config
-from popshift.hw.isa import ChannelOperation, Counter, Opcode, Source, Status, instruction
+from popshift.hw.isa import ChannelOperation, Counter, Kind, Lane, Opcode, Source, Status, instruction
 from popshift.hw.numerics import Requantise, identity_multiplier
 from popshift.hw.packet import Space, bank_mask
 from popshift.sim.executor import Machine
@@ -57,7 +57,7 @@ def machine(*items: isa.Instruction, config: AcceleratorConfig = CONFIG, **optio
     found.write(Space.WEIGHT, 0, rows.tobytes())
     one = identity_multiplier(config.requantise)
     for word in range(config.parameter_depth):
-        lanes = [(10 * word + lane if word < 8 else 0, *one) for lane in range(config.post_lanes)]
+        lanes = [Lane(10 * word + lane if word < 8 else 0, *one) for lane in range(config.post_lanes)]
         found.write(Space.PARAMETER, word, isa.pack_parameter(config, lanes))
     return found
 
@@ -120,7 +120,7 @@ def test_row_tiles_accumulate():
     words[:, 2] = 127
     m.write(Space.WEIGHT, 0, words.tobytes())
     factor = identity_multiplier(Requantise.EXACT)[0] >> 13, 0
-    m.write(Space.PARAMETER, 0, isa.pack_parameter(CONFIG, [(0, *factor), (0, *factor)]))
+    m.write(Space.PARAMETER, 0, isa.pack_parameter(CONFIG, [Lane(0, *factor)] * 2))
     for bank in range(4):
         put(m, bank, 0, -64)
     m.run()
@@ -135,7 +135,7 @@ def test_accumulators_wrap(width):
     words = np.zeros((1 << 17, 6), np.uint8)
     words[:, 2] = 128
     m.write(Space.WEIGHT, 0, words.tobytes())
-    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [(0, 1 << (38 - width), 0), (0, 0, 0)]))
+    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [Lane(0, 1 << (38 - width), 0), Lane()]))
     for bank in range(4):
         put(m, bank, 0, -128)
     assert m.run() is Status.DONE
@@ -153,7 +153,7 @@ def test_long_sums_are_exact():
     m.write(Space.WEIGHT, 0, words.tobytes())
     exact = 127 * (127 * 2048 - 1)
     one = identity_multiplier(Requantise.EXACT)
-    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [(5 - exact, *one), (0, 0, 0)]))
+    m.write(Space.PARAMETER, 0, isa.pack_parameter(config, [Lane(5 - exact, *one), Lane()]))
     for bank in range(4):
         put(m, bank, 0, 127)
     assert m.run() is Status.DONE
@@ -259,7 +259,10 @@ def test_a_run_may_start_anywhere():
 
 ERRORS = {
     Status.ILLEGAL_INSTRUCTION: [
-        ((mark(0), matrix(kind=1)), 1),
+        ((mark(0), matrix(kind=Kind.REBUILD)), 1),
+        ((matrix(kind=Kind.SHIFT),), 0),
+        ((matrix(kind=3),), 0),
+        ((post(Source.BASIS),), 0),
         ((post(Source.FILL, period=3),), 0),
         ((channel(period=3),), 0),
         ((channel(operation=2),), 0),

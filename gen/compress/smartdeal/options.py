@@ -5,6 +5,10 @@ from typing import Any, Self
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError
+from popshift.hw.isa import basis_groups
+
+ONE_SLICE = 1 << 20
+"""As `slice_rows`: every filter has one basis, as factored execution needs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,5 +59,10 @@ class SmartDealConfig:
 
     @classmethod
     def for_target(cls, config: AcceleratorConfig, **options: Any) -> Self:
-        """Zero rows that the array of `config` skips for free; `options` are the other attributes."""
-        return cls(**{"group": config.cols, "banks": config.rows, **options})
+        """What suits the array of `config` best: zero rows that it skips for free, and one basis a filter if it
+        has ``shift`` PEs alone. `options` are the other attributes, or the same.
+        """
+        suited: dict[str, Any] = {"group": config.cols, "banks": config.rows}
+        if "mul" not in config.pe_kinds:
+            suited |= {"group": basis_groups(config) * config.post_lanes, "slice_rows": ONE_SLICE}
+        return cls(**{**suited, **options})

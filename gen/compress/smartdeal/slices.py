@@ -22,8 +22,8 @@ class Slicing:
     ----------
     shape: of the weight, (filters, channels, height, width) or (filters, inputs).
     taps: int64 (slices, rows, columns), each the number of a weight of one filter in row-major order, or
-        `MISSING`, where the matrix is zero.
-    channels: int64 (slices, rows), the channel of a row's first weight, or `MISSING` for rows without any,
+        `MISSING`, where the matrix is zero; rows with fewer weights lack the first ones.
+    channels: int64 (slices, rows), the channel of a row's last weight, or `MISSING` for rows without any,
         which are the last ones of the last slice.
     """
 
@@ -45,6 +45,8 @@ class Slicing:
             rows, unit = _across_channels(channels, height * width, banks), height * width
         else:
             rows, unit = _along_kernel_rows(channels, height, width), height * -(-width // BASIS_SIZE)
+        # What a row lacks stands in front, where the hardware expects it.
+        rows = rows.gather(1, (rows != MISSING).byte().argsort(dim=1, stable=True))
         block = unit * banks if unit * banks <= most_rows else unit
         blocks = math.ceil(len(rows) / block)
         slices = math.ceil(blocks / max(1, most_rows // block))
@@ -55,8 +57,8 @@ class Slicing:
         places = torch.empty(math.prod(shape[1:]), dtype=torch.int64)
         places[taps.flatten()[used]] = used.nonzero().squeeze(1)
         taps = taps.reshape(slices, length, BASIS_SIZE)
-        first = taps[:, :, 0].div(height * width, rounding_mode="floor")  # MISSING stays -1
-        return cls(tuple(shape), taps, first, places)
+        last = taps[:, :, -1].div(height * width, rounding_mode="floor")  # MISSING stays -1
+        return cls(tuple(shape), taps, last, places)
 
     @property
     def slices(self) -> int:

@@ -30,6 +30,6 @@ class MulColumn:
         stages: int,
         whole: int,
     ) -> list[Product]:
-        """One signed product per row of the tile; never with a carry."""
+        """One signed product per row of the tile; never with a carry, so `whole` says nothing."""
         pairs = list(zip(activations, weights, strict=True))
         return [Product(low=value) for value in technology.products(m, pairs, stages=stages)]

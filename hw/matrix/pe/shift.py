@@ -59,7 +59,7 @@ class ShiftColumn:
         stages: int,
         whole: int,
     ) -> list[Product]:
-        """One product per row of the tile, with a carry; the first `whole` ones without."""
+        """One product per row of the tile, with a carry; the first `whole` ones have added theirs."""
         return [
             _product(m, technology, activation, weight, stages=stages, whole=row < whole)
             for row, (activation, weight) in enumerate(zip(activations, weights, strict=True))
