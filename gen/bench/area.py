@@ -6,9 +6,7 @@ All outputs of a unit are kept and nothing is known of its inputs, so the units 
 import math
 from typing import Any
 
-from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from popshift.gen.bench.tables import ALONE_SUM_BITS
 from popshift.gen.implement.synthesis import FAMILIES, Resources, synthesise
@@ -17,8 +15,8 @@ from popshift.hw.accelerator import Accelerator
 from popshift.hw.config import PE_KINDS, AcceleratorConfig
 from popshift.hw.emit import component_verilog
 from popshift.hw.errors import ConfigError, InputError
-from popshift.hw.matrix.mesh import Mesh, tile_column
-from popshift.hw.matrix.pe import pe_word
+from popshift.hw.matrix.lone_pe import LonePe
+from popshift.hw.matrix.mesh import Mesh
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.tech import TECHNOLOGIES
 from popshift.hw.tech.portable import Portable
@@ -26,47 +24,6 @@ from popshift.hw.tech.portable import Portable
 STRIP_COLS = 4
 """Columns of the mesh over which a PE's average is taken, or the fewest that there may be if that is more."""
 REPORTED = ("lut4", "ff", "block_ram", "dsp", "spram", "lutram")
-
-
-class LonePe(wiring.Component):
-    """One PE of a mesh: two weight registers, the product, and its addition to a partial sum from above.
-
-    Members
-    -------
-    activation, weight, load, switch: as in `Mesh`. above, total: `ALONE_SUM_BITS` wide.
-    """
-
-    def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
-        lone = {"rows": 2, "tile_rows": 1, "tile_cols": 1, "cols": BASIS_SIZE, "post_lanes": 1}  # a chain
-        self._config = config.replace(**lone)
-        self._technology = technology
-        super().__init__(
-            {
-                "activation": In(signed(8)),
-                "weight": In(pe_word(config).size),
-                "load": In(1),
-                "switch": In(1),
-                "above": In(signed(ALONE_SUM_BITS)),
-                "total": Out(signed(ALONE_SUM_BITS)),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        total = tile_column(
-            m,
-            self._config,
-            self._technology,
-            activations=[self.activation],
-            weight=self.weight,
-            switch=self.switch,
-            load=self.load,
-            above=self.above,
-            bits=ALONE_SUM_BITS,
-            name="pe",
-        )
-        m.d.comb += self.total.eq(total)
-        return m
 
 
 def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
@@ -129,7 +86,9 @@ def processing_elements(config: AcceleratorConfig, kind: str, family: str) -> di
             continue
         with_blocks = only.replace(dsp_multipliers=blocks)
         technology = _technology(with_blocks, family)
-        alone = _synthesise(LonePe(config=with_blocks, technology=technology), family)
+        alone = _synthesise(
+            LonePe(config=with_blocks, technology=technology, sum_bits=ALONE_SUM_BITS), family
+        )
         in_array = _mesh(with_blocks, family)
         found[multiplier] = {
             "alone": _figures(alone),

@@ -129,10 +129,11 @@ def _alone(config: AcceleratorConfig, unit: str, family: str) -> str:
     """Verilog of a part alone; its ports are those of the accelerator with its UART."""
     from popshift.gen.implement import units
     from popshift.hw.emit import component_verilog
+    from popshift.hw.out_of_context import OutOfContext
     from popshift.hw.tech import TECHNOLOGIES
 
     technology = TECHNOLOGIES[family](dsp_multipliers=config.dsp_multipliers)
-    return component_verilog(units.Alone(units.unit(unit).build(config, technology)))
+    return component_verilog(OutOfContext(units.unit(unit).build(config, technology)))
 
 
 def _tools(device: Device) -> dict[str, str]:

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from popshift.hw.channel.unit import ChannelUnit
 from popshift.hw.config import AcceleratorConfig
@@ -22,11 +20,8 @@ from popshift.hw.matrix.feeder import WeightFeeder, weight_word
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh
 from popshift.hw.memory.activations import ActivationMemory
-from popshift.hw.pipeline import registered
 from popshift.hw.post.unit import PostUnit, parameter_word
 from popshift.hw.tech.portable import Portable
-
-XOR_INPUTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +82,3 @@ def unit(name: str) -> Unit:
         if entry.name == name:
             return entry
     raise InputError(f"no unit {name!r}", remedy=f"choose from {', '.join(entry.name for entry in UNITS)}")
-
-
-class Alone(wiring.Component):
-    """A part between registers, with two pins: `rx` feeds a shift register from which every bit of its inputs
-    comes, every bit of its outputs has a register and goes from there into a registered tree of XOR to `tx`.
-
-    So the part can be placed and routed without its surroundings: no pin limits it, nothing of it can be left
-    out, and every path in it lies between registers. What it does with such inputs means nothing.
-    """
-
-    rx: In(1)
-    tx: Out(1)
-
-    def __init__(self, part: wiring.Component) -> None:
-        self._part = part
-        super().__init__()
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.part = part = self._part
-        inputs, outputs = [], []
-        for _, member, value in part.signature.flatten(part):
-            (inputs if member.flow == In else outputs).append(Value.cast(value))
-        chain = Signal(sum(len(value) for value in inputs), reset_less=True)
-        m.d.sync += chain.eq(Cat(self.rx, chain))
-        m.d.comb += Cat(*inputs).eq(chain)
-        level = registered(m, Cat(*outputs), "outputs")
-        while len(level) > 1:
-            groups = [level[low : low + XOR_INPUTS] for low in range(0, len(level), XOR_INPUTS)]
-            level = registered(m, Cat(group.xor() for group in groups), f"xor_{len(groups)}")
-        m.d.comb += self.tx.eq(level)
-        return m

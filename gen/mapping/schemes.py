@@ -15,7 +15,7 @@ from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution
 from popshift.gen.mapping import weight_tiles
 from popshift.gen.mapping.cost import ConvolutionCost
-from popshift.gen.mapping.tiling import Rectangle, pixel_tiles
+from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle, pixel_tiles
 from popshift.gen.mapping.weight_tiles import ColumnTile, Walk
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
@@ -23,6 +23,10 @@ from popshift.hw.errors import ModelError
 from popshift.hw.isa import Kind, Source
 from popshift.hw.numerics import BASIS_SIZE
 
+_SPARE_REBUILT, _SPARE_FACTORED = 0.02, 0.1
+"""Less traffic from the weight memory is what SmartDeal is for. Factored sums take three times as long to
+drain, so that short pixel tiles would save more time, and read the weights many times.
+"""
 _MAX_STRIDE = isa.PLACEMENTS[isa.Opcode.POST]["stride"].field.high
 
 
@@ -37,6 +41,8 @@ class Scheme:
     inputs: accumulators that a row of `width` outputs takes: ``inputs[0] * width + inputs[1]``.
     tiles: makes the column tiles of output channels ``start .. stop - 1``.
     step: distance of the inputs of a pixel, if every pixel has its own, else None.
+    spare: cycles that may be spent for reading the weights less often, as a share of what the layer would
+        take without zero rows.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Scheme:
     tiles: Callable[[int, int], list[ColumnTile]]
     inputs: tuple[int, int] = (1, 0)
     step: int | None = None
+    spare: float = ABOUT_AS_LONG - 1
 
     @property
     def source(self) -> Source:
@@ -98,7 +105,10 @@ def candidates(
     """
     found: list[Candidate] = []
     for scheme in _schemes(layer, source, config):
-        longest = max(tile.fields["k_tiles"] for tile in scheme.tiles(0, len(layer.weight)))
+        columns = scheme.tiles(0, len(layer.weight))
+        longest = max(tile.fields["k_tiles"] for tile in columns)
+        needed = max(tile.needed for tile in columns) / config.rows
+        spare = scheme.spare * max(1.0, needed / longest)
         tiles, cost = pixel_tiles(
             height if scheme.step is None else -height,
             width,
@@ -107,6 +117,7 @@ def candidates(
             config,
             scheme.channels,
             scheme.inputs,
+            1 + spare,
         )
         found.append(Candidate(scheme, tiles, cost))
     if not found:
@@ -145,7 +156,8 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
         found.append(Scheme("dense", config.cols, tiles))
     walk = None if factors is None else Walk.of(layer, factors, source)
     if factors is not None and walk is not None and Kind.REBUILD in kinds:
-        found.append(Scheme("rebuild", config.cols, weight_tiles.rebuilt(factors, walk, source, config)))
+        tiles = weight_tiles.rebuilt(factors, walk, source, config)
+        found.append(Scheme("rebuild", config.cols, tiles, spare=_SPARE_REBUILT))
     if Kind.SHIFT not in kinds:
         return found
     channels = isa.basis_groups(config) * config.post_lanes
@@ -153,9 +165,17 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
     if factors is not None and walk is not None and walk.whole and len(factors.taps) == 1:
         tiles = weight_tiles.factored(factors, walk, source, config, channels)
         if walk.step == 1 and layer.window.kernel[1] >= BASIS_SIZE and stride <= _MAX_STRIDE:
-            found.append(Scheme("factored", channels, tiles, inputs=(stride, BASIS_SIZE - stride)))
+            found.append(
+                Scheme(
+                    "factored", channels, tiles, inputs=(stride, BASIS_SIZE - stride), spare=_SPARE_FACTORED
+                )
+            )
         else:
-            found.append(Scheme("factored", channels, tiles, inputs=(BASIS_SIZE, 0), step=walk.step))
+            found.append(
+                Scheme(
+                    "factored", channels, tiles, inputs=(BASIS_SIZE, 0), step=walk.step, spare=_SPARE_FACTORED
+                )
+            )
     if factors is not None or Kind.DENSE not in kinds:
         digits = weight_tiles.as_digits(layer, source, config, channels)
         found.append(Scheme("digits", channels, digits))

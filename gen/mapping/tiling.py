@@ -88,6 +88,7 @@ def pixel_tiles(
     config: AcceleratorConfig,
     tile_channels: int,
     inputs: tuple[int, int] = (1, 0),
+    about_as_long: float = ABOUT_AS_LONG,
 ) -> tuple[tuple[Rectangle, ...], ConvolutionCost]:
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
@@ -100,6 +101,7 @@ def pixel_tiles(
     height: of the output; negative: every row is a tile of its own.
     tile_channels: output channels of a column tile.
     inputs: a row of n outputs takes ``inputs[0] * n + inputs[1]`` accumulators.
+    about_as_long: what fewer tiles may cost, as a factor of the fewest cycles.
     """
     candidates: list[tuple[int, int, ConvolutionCost]] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
@@ -117,7 +119,7 @@ def pixel_tiles(
                     sizes[pixels] = sizes.get(pixels, 0) + 1
             cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels)
             candidates.append((row_parts, column_parts, cost))
-    enough = ABOUT_AS_LONG * min(cost.cycles for _, _, cost in candidates)
+    enough = about_as_long * min(cost.cycles for _, _, cost in candidates)
     row_parts, column_parts, cost = min(
         (candidate for candidate in candidates if candidate[2].cycles <= enough),
         key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),

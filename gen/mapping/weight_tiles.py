@@ -31,7 +31,7 @@ class ColumnTile:
     ----------
     words: for the weight memory, uint8 (words, bytes of a word).
     fields: of the MATRIX that works on it.
-    used: rows of all its passes that hold a weight.
+    used: rows of all its passes that hold a weight. needed: how many would, if no row of Ce were zero.
     basis: of each channel for the post unit, int8 (channels, 3, 3); none for ``mul`` PEs.
     sums: largest sum of magnitudes of the coefficients of a column of Ce; 0 for ``mul`` PEs.
     """
@@ -39,6 +39,7 @@ class ColumnTile:
     words: NDArray[np.uint8]
     fields: dict[str, int]
     used: int
+    needed: int = 0
     basis: Basis | None = None
     sums: int = 0
 
@@ -152,30 +153,82 @@ class Walk:
         return np.flatnonzero(nonzero[self.units[:, 0], self.units[:, 1]])
 
     def assigned(
-        self, units: NDArray[np.int64], source: TensorLayout, config: AcceleratorConfig
-    ) -> NDArray[np.int64]:
-        """`units` in tiles, int64 (tiles, rows) with -1 for an empty row; the longest come first."""
+        self,
+        units: NDArray[np.int64],
+        source: TensorLayout,
+        config: AcceleratorConfig,
+        *,
+        short: bool = False,
+    ) -> "Assignment":
+        """`units` in the rows of as few passes as possible.
+
+        If `short`, a last tile may serve fewer passes than the others: because its units are shorter, or
+        because there are copies of the input, and each takes some of a unit's columns.
+        """
         units = units[np.argsort(-self.length[units], kind="stable")]
-        banks = self.bank[units]
-        counts = np.bincount(banks, minlength=source.period)
-        tiles = np.full((-(-int(counts.max()) // source.copies), config.rows), -1, np.int64)
-        for bank in range(source.period):
-            mine = units[banks == bank]
-            tile, copy = np.divmod(np.arange(len(mine)), source.copies)
-            tiles[tile, bank + copy * source.period] = mine
-        return tiles
+        by_bank = [units[self.bank[units] == bank] for bank in range(source.period)]
+        fewest, passes, last = self._fewest_passes(by_bank, source.copies, short)
+        full = fewest * source.copies
+        unit = np.full((fewest + (last > 0), config.rows), -1, np.int64)
+        start = np.zeros_like(unit)
+        for bank, mine in enumerate(by_bank):
+            tile, copy = np.divmod(np.arange(len(mine[:full])), source.copies)
+            unit[tile, bank + copy * source.period] = mine[:full]
+            row = bank
+            for number in mine[full:]:
+                for first in range(0, int(self.length[number]), last):
+                    unit[-1, row], start[-1, row] = number, first
+                    row += source.period
+        return Assignment(unit, start, passes)
 
-    def placed(self, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Offset and first column of the basis of every row of `tiles`."""
-        unit, empty = np.maximum(tiles, 0), tiles < 0
+    def _fewest_passes(
+        self, by_bank: Sequence[NDArray[np.int64]], copies: int, short: bool
+    ) -> tuple[int, int, int]:
+        """Number of full tiles, passes of all, and passes of a shorter last tile or 0."""
+        lengths = [self.length[units] for units in by_bank]
+        tiles = max(1, max(-(-len(own) // copies) for own in lengths))
+        if not short:
+            return tiles, tiles * self.replays, 0
+        for last in range(1, self.replays):
+            left = [own[(tiles - 1) * copies :] for own in lengths]
+            if all((-(-own // last)).sum() <= copies for own in left):
+                return tiles - 1, (tiles - 1) * self.replays + last, last
+        return tiles, tiles * self.replays, 0
+
+    def placed(self, rows: "Assignment") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Offset and first column of the basis of every row."""
+        unit, empty = np.maximum(rows.unit, 0), rows.unit < 0
         column = self.units[unit, 2] if self.units.shape[1] == 3 else BASIS_SIZE - self.length[unit]
-        return np.where(empty, 0, self.offset[unit]), np.where(empty, 0, column)
+        offset = self.offset[unit] + rows.start * self.step
+        return np.where(empty, 0, offset), np.where(empty, 0, column + rows.start)
 
-    def coefficients(self, coefficients: NDArray[np.int8], tiles: NDArray[np.int64]) -> NDArray[np.int8]:
+    def coefficients(self, coefficients: NDArray[np.int8], rows: "Assignment") -> NDArray[np.int8]:
         """(tiles, rows, channels, 3) from (channels, slices, rows, 3)."""
-        place = self.units[np.maximum(tiles, 0)]
+        place = self.units[np.maximum(rows.unit, 0)]
         found = coefficients[:, place[..., 0], place[..., 1]].transpose(1, 2, 0, 3)
-        return np.where((tiles < 0)[..., None, None], np.int8(0), found)
+        return np.where((rows.unit < 0)[..., None, None], np.int8(0), found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """What the rows of the array hold.
+
+    Attributes
+    ----------
+    unit: number of the unit in every row of every tile, int64 (tiles, rows); -1 for an empty row.
+    start: which of the unit's columns the row begins with, of the same shape.
+    passes: that all tiles serve.
+    """
+
+    unit: NDArray[np.int64]
+    start: NDArray[np.int64]
+    passes: int
+
+    def padded(self, tiles: int, replays: int) -> "Assignment":
+        """With empty tiles behind."""
+        missing = ((0, tiles - len(self.unit)), (0, 0))
+        unit = np.pad(self.unit, missing, constant_values=-1)
+        return Assignment(unit, np.pad(self.start, missing), tiles * replays)
 
 
 def rebuilt(factors: Factors, walk: Walk, source: TensorLayout, config: AcceleratorConfig) -> Tiles:
@@ -184,31 +237,31 @@ def rebuilt(factors: Factors, walk: Walk, source: TensorLayout, config: Accelera
     def tile(start: int, stop: int) -> ColumnTile:
         channels = slice(start, stop)
         needed = walk.chosen(factors, channels)
-        slices = [number for number in range(len(factors.taps)) if (walk.units[needed, 0] == number).any()]
-        parts = [walk.assigned(needed[walk.units[needed, 0] == number], source, config) for number in slices]
-        if not parts:  # the half must be cleared all the same
-            slices, parts = [0], [np.full((1, config.rows), -1, np.int64)]
-        longest = max(map(len, parts))
-        parts[:-1] = [
-            np.pad(part, ((0, longest - len(part)), (0, 0)), constant_values=-1) for part in parts[:-1]
+        # The half must be cleared even if there is nothing to add.
+        slices = np.unique(walk.units[needed, 0]).tolist() or [0]
+        parts = [
+            walk.assigned(needed[walk.units[needed, 0] == number], source, config, short=number == slices[-1])
+            for number in slices
         ]
+        longest = max(len(part.unit) for part in parts)
+        parts[:-1] = [part.padded(longest, walk.replays) for part in parts[:-1]]
         coefficients = _padded(factors.coefficients[channels], config.cols)
         basis = _padded(factors.basis[channels], config.cols)
         words = []
-        for number, tiles in zip(slices, parts, strict=True):
+        for number, rows in zip(slices, parts, strict=True):
             words.append(basis_words(config, basis[:, number]))
-            found = coefficient_words(config, *walk.placed(tiles), walk.coefficients(coefficients, tiles))
+            found = coefficient_words(config, *walk.placed(rows), walk.coefficients(coefficients, rows))
             words.append(found.reshape(-1, config.weight_word_bytes))
-        last = parts[-1][-1]
-        unneeded = walk.replays - int(walk.length[last[last >= 0]].max(initial=1))
         fields = {
             "kind": Kind.REBUILD,
-            "k_tiles": sum(map(len, parts)) * walk.replays - unneeded,
+            "k_tiles": sum(part.passes for part in parts),
             "slice_tiles": longest,
             "replays": walk.replays,
             "again_step": walk.step,
         }
-        return ColumnTile(np.concatenate(words), fields, int(walk.length[needed].sum()))
+        return ColumnTile(
+            np.concatenate(words), fields, int(walk.length[needed].sum()), int(walk.length.sum())
+        )
 
     return partial(_each, tile, config.cols)
 
@@ -222,14 +275,13 @@ def factored(
 
     def tile(start: int, stop: int) -> ColumnTile:
         needed = walk.chosen(factors, slice(start, stop))
-        tiles = walk.assigned(needed, source, config)
-        if not len(tiles):
-            tiles = np.full((1, config.rows), -1, np.int64)
+        rows = walk.assigned(needed, source, config)
         coefficients = _padded(factors.coefficients[start:stop], channels)
-        offsets, _ = walk.placed(tiles)
+        offsets, _ = walk.placed(rows)
         used = int(walk.length[needed].sum()) // BASIS_SIZE
         basis = factors.basis[start:stop, 0]
-        return _shift_tile(config, offsets, walk.coefficients(coefficients, tiles), used, basis)
+        all_used = int(walk.length.sum()) // BASIS_SIZE
+        return _shift_tile(config, offsets, walk.coefficients(coefficients, rows), (used, all_used), basis)
 
     return partial(_each, tile, channels)
 
@@ -248,7 +300,7 @@ def as_digits(layer: Convolution, source: TensorLayout, config: AcceleratorConfi
         coefficients = found.transpose(1, 3, 2, 0, 4).reshape(-1, config.rows, channels, BASIS_SIZE)
         bases = np.broadcast_to(basis, (stop - start, *basis.shape))
         used = int((taps >= 0).sum()) * found.shape[3]
-        return _shift_tile(config, repeated.reshape(-1, config.rows), coefficients, used, bases)
+        return _shift_tile(config, repeated.reshape(-1, config.rows), coefficients, (used, used), bases)
 
     return partial(_each, tile, channels)
 
@@ -257,17 +309,17 @@ def _shift_tile(
     config: AcceleratorConfig,
     offsets: NDArray[np.int64],
     coefficients: NDArray[np.int8],
-    used: int,
+    used: tuple[int, int],
     basis: Basis,
 ) -> ColumnTile:
-    """`offsets`: (tiles, rows); `coefficients`: (tiles, rows, channels, 3)."""
+    """`offsets`: (tiles, rows); `coefficients`: (tiles, rows, channels, 3); `used`: rows used and needed."""
     lanes = config.post_lanes
     grouped = coefficients.reshape(*offsets.shape, -1, lanes, BASIS_SIZE).swapaxes(-1, -2)
     columns = np.zeros((*offsets.shape, config.cols), np.int8)
     columns[..., : coefficients.shape[2] * BASIS_SIZE] = grouped.reshape(*offsets.shape, -1)
     words = shift_words(config, offsets, columns).reshape(-1, config.weight_word_bytes)
     sums = int(np.abs(columns.astype(np.int64)).sum(axis=(0, 1)).max())
-    return ColumnTile(words, {"kind": Kind.SHIFT, "k_tiles": len(offsets)}, used, basis, sums)
+    return ColumnTile(words, {"kind": Kind.SHIFT, "k_tiles": len(offsets)}, *used, basis, sums)
 
 
 def _padded(array: NDArray[np.int8], channels: int) -> NDArray[np.int8]:

@@ -61,7 +61,7 @@ class Mesh(wiring.Component):
         m = Module()
         config = self._config
         weights = self._skewed_weights(m)
-        sums: list[list[Signal | None]] = [[None] * config.tile_cols for _ in range(config.mesh_cols)]
+        sums: list[list[Value | None]] = [[None] * config.tile_cols for _ in range(config.mesh_cols)]
         for i in range(config.mesh_rows):
             rows = range(i * config.tile_rows, (i + 1) * config.tile_rows)
             activations = [self.activations[row] for row in rows]

@@ -122,7 +122,7 @@ def _pair(m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list
     ]
 
 
-def _single(m: Module, a, b, *, stages: int) -> Signal:
+def _single(m: Module, a, b, *, stages: int):
     """A signed product of up to 16 x 16."""
     operands = [Signal(signed(16), name=f"dsp_{letter}") for letter in "ab"]
     m.d.comb += [signal.eq(value) for signal, value in zip(operands, (a, b), strict=True)]

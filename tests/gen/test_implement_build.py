@@ -1,14 +1,9 @@
 """Synthesis on every family, and one small place and route."""
 
 import json
-import random
 import re
 
 import pytest
-from amaranth.hdl import Cat, Module, signed
-from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
 from typer.testing import CliRunner
 
 from popshift.gen.cli.main import app
@@ -21,6 +16,7 @@ from popshift.gen.implement.toolchain import NEXTPNR
 from popshift.hw.config import load_config
 from popshift.hw.emit import emit_rtlil
 from popshift.hw.errors import InputError, ToolError
+from popshift.hw.out_of_context import OutOfContext
 from popshift.hw.tech import Simulated
 
 MULTIPLY = """
@@ -324,52 +320,11 @@ def test_build_refuses_impossible_options(options, message):
 # ---- one part alone ----------------------------------------------------------------------------------------
 
 
-class _Part(wiring.Component):
-    """Two inputs and two outputs of several bits, a cycle from one to the other."""
-
-    a: In(data.ArrayLayout(signed(3), 2))
-    b: In(1)
-    sums: Out(data.ArrayLayout(signed(4), 2))
-    odd: Out(1)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.d.sync += [self.sums[index].eq(self.a[index] + self.b) for index in range(2)]
-        m.d.sync += self.odd.eq(self.b)
-        return m
-
-
-def test_a_part_alone_gets_every_input_and_shows_every_output():
-    part = _Part()
-    alone = units.Alone(part)
-    rng = random.Random(5)
-    bits = [rng.getrandbits(1) for _ in range(60)]
-    parities, shown = [], []
-
-    async def bench(ctx):
-        for index, bit in enumerate(bits):
-            ctx.set(alone.rx, bit)
-            await ctx.tick()
-            came = [*reversed(bits[: index + 1]), *[0] * 7][:7]  # the newest bit goes into the first input
-            assert [int(digit) for digit in f"{ctx.get(Cat(part.a.as_value(), part.b)):07b}"[::-1]] == came
-            values = ctx.get(part.sums.as_value()), ctx.get(part.odd)
-            parities.append(sum(value.bit_count() for value in values) % 2)
-            shown.append(ctx.get(alone.tx))
-
-    simulator = Simulator(alone)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
-    registers = 1 + 2  # behind the outputs, and two levels of four for nine bits
-    assert units.XOR_INPUTS**2 >= 9 and any(parities)
-    assert shown[registers:] == parities[:-registers]
-
-
 def test_every_unit_can_be_made_alone():
     config = load_config("tiny")
     for entry in units.UNITS:
         assert units.unit(entry.name) is entry
-        assert "popshift" in emit_rtlil(units.Alone(entry.build(config, Simulated())))
+        assert "popshift" in emit_rtlil(OutOfContext(entry.build(config, Simulated())))
 
 
 def test_build_of_a_unit(monkeypatch):

@@ -65,7 +65,7 @@ def test_slices_join_to_what_was_cut(shape, most_rows, banks):
     assert torch.count_nonzero(cut) == weight.numel(), "the rest is filled with zeros"
     flat = torch.cat([weight.flatten(1), torch.zeros(filters, 1)], 1).long()
     assert torch.equal(cut.long(), flat[:, slicing.taps]), "the table says where everything is"
-    assert slicing.slices == 1 or slicing.taps[-1, 0, 0] >= 0, "no slice is empty"
+    assert slicing.slices == 1 or slicing.taps[-1, 0, 2] >= 0, "no slice is empty"
 
     channel_rows = height * (width if width < 3 else math.ceil(width / 3))  # of three channels, or of one
     if channel_rows * banks <= most_rows:
@@ -75,8 +75,8 @@ def test_slices_join_to_what_was_cut(shape, most_rows, banks):
         assert slicing.rows <= max(most_rows, channel_rows)
     for i, row in enumerate(slicing.taps.reshape(-1, 3).tolist()):
         taps = [tap for tap in row if tap >= 0]
-        assert int(slicing.channels.flatten()[i]) == (taps[0] // (height * width) if taps else -1)
-        assert row[: len(taps)] == taps, "what is missing is missing at the end"
+        assert int(slicing.channels.flatten()[i]) == (taps[-1] // (height * width) if taps else -1)
+        assert row[3 - len(taps) :] == taps, "what is missing is missing at the front"
         places = [divmod(tap, height * width) for tap in taps]
         if width >= 3:
             assert taps == list(range(taps[0], taps[0] + len(taps))) if taps else True
@@ -95,24 +95,27 @@ def test_rows_are_kernel_rows_and_slices_have_whole_channels():
     assert torch.equal(cut[1, 1, 3 * 5 + 2], weight[1, 64 + 5, 2])
     assert Slicing.of((1, 80, 3, 3), 192, 16).channels[:, 0].tolist() == [0, 48], "blocks of 16 channels"
     wide = Slicing.of((1, 2, 5, 5), 192, 16)
-    assert wide.taps.tolist()[0][8:12] == [[20, 21, 22], [23, 24, -1], [25, 26, 27], [28, 29, -1]]
+    assert wide.taps.tolist()[0][8:12] == [[20, 21, 22], [-1, 23, 24], [25, 26, 27], [-1, 28, 29]]
 
 
 def test_rows_of_narrow_kernels_hold_channels_of_one_bank():
     linear = Slicing.of((4, 1000), 192, 16)
     assert (linear.slices, linear.rows) == (2, 176)  # 20 blocks of 48, then 40: 16 rows
     assert linear.taps[0, 16 + 2].tolist() == [50, 66, 82]
-    assert linear.taps[1, 10 * 16 - 16 : 10 * 16, 2].tolist() == [*range(992, 1000), *[-1] * 8]
+    assert linear.taps[1, 144:160].tolist() == [
+        *[[960 + i, 976 + i, 992 + i] for i in range(8)],
+        *[[-1, 960 + i, 976 + i] for i in range(8, 16)],
+    ]
     assert (linear.taps[1, 160:] == -1).all() and (linear.taps[1, 159] >= 0).any()
     # Less than a block: a third of the channels apart; at most one bank's worth in the last block: one each.
     assert Slicing.of((4, 10, 1, 1), 192, 16).taps[0].tolist() == [
         [0, 4, 8],
         [1, 5, 9],
-        [2, 6, -1],
-        [3, 7, -1],
+        [-1, 2, 6],
+        [-1, 3, 7],
     ]
     last = Slicing.of((4, 16, 1, 1), 192, 4).taps[0, 4:].tolist()
-    assert last == [[12, -1, -1], [13, -1, -1], [14, -1, -1], [15, -1, -1]]
+    assert last == [[-1, -1, 12], [-1, -1, 13], [-1, -1, 14], [-1, -1, 15]]
     # Channels 0, 2 and 4 at each position of a 2 x 2 kernel.
     assert Slicing.of((1, 6, 2, 2), 192, 2).taps[0, :4].tolist() == [[i, 8 + i, 16 + i] for i in range(4)]
 

@@ -7,15 +7,17 @@ import numpy as np
 from case_files import load_cases
 from cocotb.triggers import ClockCycles, FallingEdge
 from cocotb_bench import bench_parameters
+from matrix_cases import plain_words
 from stream_drivers import start_clock
 from unit_driver import UnitDriver, unpacked
 
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import Opcode
+from popshift.hw.isa import Kind, Opcode
 from popshift.hw.matrix.accumulators import Accumulators
 
-_FIELDS = ("x_count", "y_count", "k_tiles", "n_tiles", "weight_base", "base", "x_step", "y_step")
+_FIELDS = tuple(isa.PLACEMENTS[Opcode.MATRIX])
+_EXTREMES = {Kind.DENSE: (-128, 127), Kind.SHIFT: (-64, 64)}
 _INPUTS = (
     *("release", "drain_address", "drain_chunk", "drain_half", "write_mask", "write_address", "write_data"),
     *("weight_write", "weight_write_address", "weight_write_data"),
@@ -42,19 +44,31 @@ class MatrixDriver(UnitDriver):
                 await self.step()
         self.set("write_mask", 0)
 
-    async def load_weights(self, first: int, offsets: np.ndarray, weights: np.ndarray) -> None:
-        """One word for every row of `weights`, int8 (words, cols)."""
+    async def load_weights(self, first: int, words: np.ndarray) -> None:
+        """Words as the link carries them, uint8 (words, bytes of a word)."""
         self.set("weight_write", 1)
-        for index, (offset, row) in enumerate(zip(offsets, weights, strict=True)):
+        for index, word in enumerate(words):
             self.set("weight_write_address", first + index)
-            self.set("weight_write_data", int(offset) | int.from_bytes(row.tobytes(), "little") << 16)
+            self.set("weight_write_data", int.from_bytes(word.tobytes(), "little"))
             await self.step()
         self.set("weight_write", 0)
+
+    async def load_everywhere(self, weight: int) -> Kind:
+        """The same weight and offset 0 in every word; gives the kind of instruction that they are for."""
+        shape = (self.config.weight_depth, self.config.cols)
+        offsets, weights = np.zeros(shape[0], np.int64), np.full(shape, weight, np.int8)
+        await self.load_weights(0, plain_words(self.config, self.plain_kind, offsets, weights))
+        return self.plain_kind
+
+    @property
+    def plain_kind(self) -> Kind:
+        """Weights of one number each."""
+        return Kind.DENSE if "mul" in self.config.pe_kinds else Kind.SHIFT
 
     async def run(self, case) -> np.ndarray:
         """Execute an instruction; gives the accumulators, (column tiles, pixels, cols)."""
         config, pixels = self.config, case["x_count"] * case["y_count"]
-        item = isa.instruction(Opcode.MATRIX, kind=0, **{name: case[name] for name in _FIELDS})
+        item = isa.instruction(Opcode.MATRIX, **{name: case[name] for name in _FIELDS})
         await self.command(item)
         addresses = [(chunk, pixel) for chunk in range(config.chunks) for pixel in range(pixels)]
         lanes, half_count = config.post_lanes, case["n_tiles"]
@@ -108,7 +122,7 @@ async def accumulators_equal_pytorch(dut):
         if case["image"] != loaded:
             loaded = case["image"]
             await driver.load_image(images[loaded])
-        await driver.load_weights(case["weight_base"], case["offsets"], case["weights"])
+        await driver.load_weights(case["weight_base"], case["words"])
         found = await driver.run(case)
         wrong = np.argwhere(found != case["sums"])
         told = {name: value for name, value in case.items() if np.ndim(value) == 0}
@@ -123,12 +137,12 @@ async def accumulators_take_many_passes(dut):
     driver = MatrixDriver(dut)
     config, most = driver.config, bench_parameters()["passes"]
     await driver.load_image(np.full((config.rows, 4), -128, np.int8))
-    for weight, passes in ((-128, most), (127, most // 8)):
-        everywhere = np.full((config.weight_depth, config.cols), weight, np.int8)
-        await driver.load_weights(0, np.zeros(config.weight_depth, int), everywhere)
+    least, largest = _EXTREMES[driver.plain_kind]
+    for weight, passes in ((least, most), (largest, most // 8)):
+        kind = await driver.load_everywhere(weight)
         item = isa.instruction(
             Opcode.MATRIX,
-            **{"kind": 0, "x_count": 2, "y_count": 1, "k_tiles": passes, "n_tiles": 1},
+            **{"kind": kind, "x_count": 2, "y_count": 1, "k_tiles": passes, "n_tiles": 1},
             **{"weight_base": 0, "base": 0, "x_step": 1, "y_step": 0},
         )
         await driver.command(item)
@@ -158,9 +172,9 @@ async def bad_addresses_are_told(dut):
     await start_clock(dut)
     driver = MatrixDriver(dut)
     config = driver.config
-    await driver.load_weights(0, np.zeros(config.rows, int), np.ones((config.rows, config.cols), np.int8))
+    kind = await driver.load_everywhere(1)
     last = config.activation_depth - 1
-    good = {"kind": 0, "x_count": 2, "y_count": 1, "k_tiles": 1, "n_tiles": 1}
+    good = {"kind": kind, "x_count": 2, "y_count": 1, "k_tiles": 1, "n_tiles": 1}
     good |= {"weight_base": 0, "base": last - 1, "x_step": 1, "y_step": 0}
     changes = [
         ({}, 0),
@@ -171,12 +185,18 @@ async def bad_addresses_are_told(dut):
         ({"x_count": config.accumulator_depth, "x_step": 0}, 0),
         ({"x_count": config.accumulator_depth + 1, "x_step": 0}, 4),
     ]
+    if config.rebuild:
+        rebuild = {"kind": Kind.REBUILD, "k_tiles": 3, "replays": 3, "again_step": -1}
+        words = config.rows + isa.BASIS_WORDS
+        changes += [
+            (rebuild, 0),
+            (rebuild | {"again_step": 1}, 1),
+            (rebuild | {"again_step": -last}, 1),
+            (rebuild | {"weight_base": config.weight_depth - words}, 0),
+            (rebuild | {"weight_base": config.weight_depth - words + 1}, 2),
+            (rebuild | {"weight_base": config.weight_depth - isa.BASIS_WORDS + 1}, 2),
+        ]
     for change, errors in changes:
-        if "weight_base" in change:
-            zeros = np.zeros(config.rows, int)
-            first = config.weight_depth - config.rows
-            await driver.load_weights(first, zeros, np.ones((config.rows, config.cols), np.int8))
-            await driver.load_weights(0, zeros, np.ones((config.rows, config.cols), np.int8))
         await driver.command(isa.instruction(Opcode.MATRIX, **(good | change)))
         while driver.get("idle") == 0 or driver.get("busy_halves") == 0:
             await driver.step()
@@ -189,3 +209,19 @@ async def bad_addresses_are_told(dut):
         for name in ("release", "clear_errors"):
             driver.set(name, 0)
         await driver.step()
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def kinds_that_are_not_built_are_illegal(dut):
+    await start_clock(dut)
+    driver = MatrixDriver(dut)
+    await driver.load_everywhere(1)
+    fields = dict.fromkeys(_FIELDS, 1) | {"weight_base": 0}
+    for kind in range(16):
+        if kind in isa.kinds(driver.config):
+            continue
+        await driver.command(isa.instruction(Opcode.MATRIX, **(fields | {"kind": kind})))
+        assert driver.get("illegal") == 1, kind
+        for _ in range(30):
+            await driver.step()
+            assert driver.get("idle") == 1 and driver.get("busy_halves") == 0 and driver.get("illegal") == 0

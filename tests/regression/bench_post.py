@@ -47,9 +47,7 @@ class PostDriver(UnitDriver):
         item = isa.instruction(Opcode.POST, **{name: case[name] for name in names})
         await self.command(item)
         source = Source(case["source"])
-        play = {Source.MATRIX: self._halves, Source.CHANNEL: self._windows, Source.FILL: self._nothing}[
-            source
-        ]
+        play = {Source.CHANNEL: self._windows, Source.FILL: self._nothing}.get(source, self._halves)
         peer = play(case)
         writes, lanes = [], self.config.post_lanes
         watchdog = 200 + 4 * (8 + case["pauses"]) * case["values"].shape[0] * case["values"].shape[1]
@@ -77,7 +75,10 @@ class PostDriver(UnitDriver):
 
     def _halves(self, case):
         """Hand over halves, at most two ahead; answer every address `DRAIN_LATENCY` cycles later."""
-        chunks, due = self.config.chunks, -(-case["chunks"] // self.config.chunks)
+        chunks = per_half = self.config.chunks
+        if case["source"] == Source.BASIS:
+            per_half = isa.basis_groups(self.config)
+        due = -(-case["chunks"] // per_half)
         pause = random.Random(case["seed"])
         handed, released, wait = 0, 0, 0
         answers: deque[int] = deque([0] * Accumulators.DRAIN_LATENCY)
@@ -162,7 +163,7 @@ async def bad_addresses_are_told_and_not_written(dut):
         "values": np.zeros((1, config.accumulator_depth + 1, config.post_lanes)),
         "pauses": 0,
     }
-    good |= {"seed": 1}
+    good |= {"seed": 1, "stride": 1, "single": 0}
     matrix = {"source": Source.MATRIX, "base": 0, "x_step": 0}
     changes = [
         ({}, 0, 2),
@@ -173,9 +174,34 @@ async def bad_addresses_are_told_and_not_written(dut):
         (matrix | {"x_count": config.accumulator_depth}, 0, config.accumulator_depth),
         (matrix | {"x_count": config.accumulator_depth + 1}, 4, config.accumulator_depth + 1),
     ]
+    if config.has_basis:
+        inputs = config.accumulator_depth
+        basis = matrix | {"source": Source.BASIS, "x_count": 1}
+        changes += [
+            (basis | {"parameter_base": config.parameter_depth - 3}, 0, 1),
+            (basis | {"parameter_base": config.parameter_depth - 2}, 1, 1),
+            (basis | {"x_count": inputs - 2}, 0, inputs - 2),
+            (basis | {"x_count": inputs - 1}, 4, inputs - 1),
+            (basis | {"x_count": inputs, "single": 1}, 0, inputs),
+            (basis | {"x_count": inputs // 2 + 1, "single": 1, "stride": 2}, 4, inputs // 2 + 1),
+        ]
     for change, errors, count in changes:
         writes = await driver.run(good | change)
         assert (driver.get("errors"), len(writes)) == (errors, count), change
         driver.set("clear_errors", 1)
         await driver.step()
         driver.set("clear_errors", 0)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def sources_that_are_not_built_are_illegal(dut):
+    await start_clock(dut)
+    driver = PostDriver(dut)
+    fields = dict.fromkeys(isa.PLACEMENTS[Opcode.POST], 1)
+    legal = isa.sources(driver.config)
+    for source in [source for source in Source if source not in legal]:
+        await driver.command(isa.instruction(Opcode.POST, **(fields | {"source": source})))
+        assert driver.get("illegal") == 1, source
+        for _ in range(30):
+            await driver.step()
+            assert driver.get("idle") == 1 and driver.get("write_mask") == 0 and driver.get("illegal") == 0

@@ -7,13 +7,31 @@ import torch
 from case_files import draw
 from hypothesis import strategies as st
 
+from popshift.firmware_py import weight_words
+from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import Kind
 
 WORDS = 128
 """Words of the activation memory in use."""
 LARGEST_OFFSET = 40
 IMAGES = ("random", "corners", "lowest")
 """Contents of the activation memory: any byte; -128 and 127; -128 only."""
+LEVELS = np.array([0, *(sign << power for power in range(7) for sign in (1, -1))])
+"""What a SmartDeal coefficient can be."""
+COEFFICIENTS = ("random", "largest", "one", "zero filters")
+"""Coefficients to be rebuilt: any; ±64 only, with ±127 in the bases; a single one in each column of the array
+that is not 0; none in every other column.
+"""
+PLAIN = {
+    (Kind.DENSE, "random"): np.arange(-128, 128),
+    (Kind.DENSE, "corners"): np.array([-128, 127]),
+    (Kind.DENSE, "lowest"): np.array([-128]),
+    (Kind.SHIFT, "random"): LEVELS,
+    (Kind.SHIFT, "corners"): np.array([-64, 64, 0]),
+    (Kind.SHIFT, "lowest"): np.array([-64]),
+}
+"""Weights of one number each, by kind and image."""
 
 
 def images(config: AcceleratorConfig, seed: int) -> dict[str, np.ndarray]:
@@ -27,11 +45,27 @@ def images(config: AcceleratorConfig, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def plain_words(
+    config: AcceleratorConfig, kind: Kind, offsets: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Words (…) for weights (…, cols) of one number each."""
+    pack = {Kind.DENSE: weight_words.dense_words, Kind.SHIFT: weight_words.shift_words}[kind]
+    return pack(config, offsets.astype(np.int64), weights.astype(np.int8))
+
+
 @st.composite
-def _shapes(draw, config: AcceleratorConfig) -> dict[str, Any]:
+def _shapes(draw, config: AcceleratorConfig, kind: Kind) -> dict[str, Any]:
     """Loop counts, steps and delays of one instruction."""
     x = draw(st.integers(1, 6))
+    rebuilt = {
+        "k_tiles": draw(st.integers(1, 7)),
+        "slice_tiles": draw(st.sampled_from([1, 2, 2, 5])),
+        "replays": draw(st.integers(1, 4)),
+        "again_step": draw(st.integers(-6, 6)),
+        "coefficients": draw(st.sampled_from(COEFFICIENTS)),
+    }
     return {
+        "kind": int(kind),
         "image": draw(st.sampled_from(IMAGES)),
         "x_count": x,
         "y_count": draw(st.integers(1, min(5, config.accumulator_depth // x))),
@@ -41,12 +75,13 @@ def _shapes(draw, config: AcceleratorConfig) -> dict[str, Any]:
         "n_tiles": draw(st.integers(1, 4)),
         "longest_delay": draw(st.sampled_from([0, 3, 60])),
         "seed": draw(st.integers(0, 1 << 30)),
+        **(rebuilt if kind is Kind.REBUILD else {}),
     }
 
 
-def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
+def _corner_shapes(config: AcceleratorConfig, kind: Kind) -> list[dict[str, Any]]:
     """Single pixels, passes about as long as loading weights takes, full halves, late and early release."""
-    common = {"image": "corners", "y_count": 1, "x_step": 1, "y_step": 0, "seed": 5}
+    common = {"kind": int(kind), "image": "corners", "y_count": 1, "x_step": 1, "y_step": 0, "seed": 5}
     single = [
         {"x_count": 1, "k_tiles": k, "n_tiles": n, "longest_delay": delay}
         for k, n, delay in ((1, 1, 0), (1, 4, 0), (3, 2, 0), (6, 2, 0), (2, 4, 90))
@@ -59,6 +94,31 @@ def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
     return [common | case for case in (*single, *overhead, *few, whole)]
 
 
+def _rebuilt_corners(config: AcceleratorConfig) -> list[dict[str, Any]]:
+    """The same with bases, tiles replayed in passes shorter and longer than a load, last tiles cut short; and
+    all that there can be in one weight.
+    """
+    plain = [
+        shape | {"slice_tiles": 1 + index % 2, "replays": 1, "again_step": 0, "coefficients": "random"}
+        for index, shape in enumerate(_corner_shapes(config, Kind.REBUILD))
+    ]
+    common = plain[0] | {"n_tiles": 2, "seed": 6}
+    lengths = (1, config.rows + 1, config.rows + isa.BASIS_WORDS + 3)
+    replayed = [
+        common
+        | {"x_count": x, "k_tiles": k, "replays": replays, "slice_tiles": tiles, "again_step": 2 - replays}
+        for x in lengths
+        for k, replays, tiles in ((3, 3, 1), (5, 3, 1), (5, 3, 2), (7, 2, 1), (7, 2, 3), (1, 3, 2), (8, 4, 1))
+    ]
+    extremes = [
+        common
+        | {"image": image, "coefficients": how, "x_count": 5, "k_tiles": 4, "replays": 3, "again_step": 7}
+        for image in IMAGES
+        for how in COEFFICIENTS
+    ]
+    return [*plain, *replayed, *extremes]
+
+
 def _pixels(case: dict[str, Any]) -> np.ndarray:
     """Addresses in order, from 0: a step is added when its loop advances."""
     found, address = [], 0
@@ -69,48 +129,119 @@ def _pixels(case: dict[str, Any]) -> np.ndarray:
     return np.array(found)
 
 
-def _complete(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict[str, Any]:
-    """Addresses, weights, delays and the sums."""
-    rng = np.random.default_rng(case["seed"])
-    pixels = _pixels(case)
-    span = int(pixels.max() - pixels.min())
-    if span + LARGEST_OFFSET >= WORDS:  # too far apart: walk closer
+def _placed(case: dict[str, Any], rng) -> tuple[dict[str, Any], np.ndarray]:
+    """With a base such that all pixels lie within the words in use; and their addresses."""
+    again = np.arange(case.get("replays", 1)) * case.get("again_step", 0)
+    reached = (_pixels(case)[:, None] + again).ravel()
+    if np.ptp(reached) + LARGEST_OFFSET >= WORDS:  # too far apart: walk closer
         case = case | {"x_step": 1, "y_step": 1 - case["x_count"]}
-        pixels = _pixels(case)
-        span = int(pixels.max() - pixels.min())
-    base = int(rng.integers(0, WORDS - LARGEST_OFFSET - span)) - int(pixels.min())
+        reached = (_pixels(case)[:, None] + again).ravel()
+    base = int(rng.integers(0, WORDS - LARGEST_OFFSET - np.ptp(reached)) - reached.min())
+    return case | {"base": base}, base + _pixels(case)
+
+
+def _complete(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict[str, Any]:
+    """Addresses, weights of one number each, delays and the sums."""
+    rng, kind = np.random.default_rng(case["seed"]), Kind(case["kind"])
+    case, pixels = _placed(case, rng)
     tiles = (case["n_tiles"], case["k_tiles"])
     offsets = rng.integers(0, LARGEST_OFFSET, (*tiles, config.rows))
-    low = case["image"] == "lowest"
-    choices = np.array([-128, 127]) if case["image"] == "corners" else np.arange(-128, -127 if low else 128)
-    weights = rng.choice(choices, (*tiles, config.rows, config.cols))
+    weights = rng.choice(PLAIN[kind, case["image"]], (*tiles, config.rows, config.cols))
     memory = torch.from_numpy(memories[case["image"]].astype(np.int64))
     rows = torch.arange(config.rows)
     sums = torch.zeros(case["n_tiles"], len(pixels), config.cols, dtype=torch.int64)
     for n in range(case["n_tiles"]):
         for k in range(case["k_tiles"]):
-            where = torch.from_numpy(base + pixels)[:, None] + torch.from_numpy(offsets[n, k])
+            where = torch.from_numpy(pixels)[:, None] + torch.from_numpy(offsets[n, k])
             sums[n] += memory[rows, where] @ torch.from_numpy(weights[n, k])
-    return _finished(case, config, rng, base, offsets, weights, sums.numpy())
+    words = plain_words(config, kind, offsets, weights).reshape(offsets.size, -1)
+    if kind is Kind.SHIFT:
+        _negative_zeros(words, weights.reshape(offsets.size, -1), rng)
+    return _finished(case, config, rng, words, sums.numpy())
 
 
-def _finished(case, config: AcceleratorConfig, rng, base: int, offsets, weights, sums) -> dict[str, Any]:
-    words = offsets.size
-    return case | {
-        "base": base,
-        "weight_base": int(rng.integers(0, config.weight_depth - words + 1)),
-        "offsets": offsets.reshape(words),
-        "weights": weights.reshape(words, config.cols).astype(np.int8),
-        "delays": rng.integers(0, case["longest_delay"] + 1, case["n_tiles"]),
-        "sums": sums,
-    }
+def _negative_zeros(words: np.ndarray, coefficients: np.ndarray, rng) -> None:
+    """Set the sign of about half of the coefficients (words, …) that are 0, in place."""
+    coefficients = coefficients.reshape(len(words), -1)
+    bits = np.unpackbits(words, axis=1, bitorder="little")
+    index, number = np.nonzero((coefficients == 0) & (rng.random(coefficients.shape) < 0.5))
+    bits[index, 16 + 4 * number + 3] = 1
+    words[:] = np.packbits(bits, axis=1, bitorder="little")
 
 
-def _convolution(config: AcceleratorConfig, memories, stride: int) -> dict[str, Any]:
+def _coefficients(case: dict[str, Any], config: AcceleratorConfig, tiles: int, slices: int, rng):
+    """Coefficients (tiles, rows, cols, 3) and bases (slices, cols, 3, 3) of one column tile."""
+    how, cols = case["coefficients"], config.cols
+    if how == "largest":  # signs such that every weight reaches its limit, 3 * 64 * 127, and a column's agree
+        signs = rng.choice([-1, 1], (cols, 3))
+        bases = 127 * signs[:, :, None] * rng.choice([-1, 1], (slices, cols, 1, 3))
+        return np.broadcast_to(64 * signs, (tiles, config.rows, cols, 3)), bases
+    coefficients = rng.choice(LEVELS, (tiles, config.rows, cols, 3))
+    if how == "one":
+        kept = rng.integers(0, tiles * config.rows * 3, cols)
+        place = np.arange(coefficients.size // cols)[:, None] == kept
+        place = place.reshape(tiles, config.rows, 3, cols).transpose(0, 1, 3, 2)
+        coefficients = np.where(place, rng.choice(LEVELS[1:], coefficients.shape), 0)
+    if how == "zero filters":
+        coefficients[:, :, ::2] = 0
+    return coefficients, rng.integers(-128, 128, (slices, cols, 3, 3))
+
+
+def _rebuilt(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict[str, Any]:
+    """The same for weights that the feeder rebuilds: row r's is ``sum over j of Ce[r][j] * B[j][column]``."""
+    rng = np.random.default_rng(case["seed"])
+    case, pixels = _placed(case, rng)
+    replays, k_tiles = case["replays"], case["k_tiles"]
+    tiles = -(-k_tiles // replays)
+    slices = -(-tiles // case["slice_tiles"])
+    memory = torch.from_numpy(memories[case["image"]].astype(np.int64))
+    sums = torch.zeros(case["n_tiles"], len(pixels), config.cols, dtype=torch.int64)
+    words = []
+    for n in range(case["n_tiles"]):
+        coefficients, bases = _coefficients(case, config, tiles, slices, rng)
+        offsets = rng.integers(0, LARGEST_OFFSET, (tiles, config.rows))
+        columns = rng.integers(0, 4, (tiles, config.rows))
+        for tile in range(tiles):
+            basis = bases[tile // case["slice_tiles"]]
+            if tile % case["slice_tiles"] == 0:
+                words.append(weight_words.basis_words(config, basis.astype(np.int8)))
+            found = weight_words.coefficient_words(
+                config, offsets[tile], columns[tile], coefficients[tile].astype(np.int8)
+            )
+            _negative_zeros(found, coefficients[tile], rng)
+            words.append(found)
+            for k in range(tile * replays, min((tile + 1) * replays, k_tiles)):
+                turn = k - tile * replays
+                for row in range(config.rows):
+                    column = columns[tile, row] + turn
+                    if column < 3:
+                        weights = (coefficients[tile, row] * basis[:, :, column]).sum(axis=1)
+                        where = pixels + turn * case["again_step"] + offsets[tile, row]
+                        sums[n] += torch.outer(memory[row, where], torch.from_numpy(weights))
+    return _finished(case, config, rng, np.concatenate(words), sums.numpy())
+
+
+def _finished(case, config: AcceleratorConfig, rng, words: np.ndarray, sums) -> dict[str, Any]:
+    limit = 1 << (config.accumulator_width - 1)
+    assert -limit <= sums.min() and sums.max() < limit
+    return (
+        {"again_step": 0, "slice_tiles": 1, "replays": 1}
+        | case
+        | {
+            "weight_base": int(rng.integers(0, config.weight_depth - len(words) + 1)),
+            "words": words,
+            "delays": rng.integers(0, case["longest_delay"] + 1, case["n_tiles"]),
+            "sums": sums,
+        }
+    )
+
+
+def _convolution(config: AcceleratorConfig, kind: Kind, memories, stride: int) -> dict[str, Any]:
     """A 3 x 3 convolution of 7 x 9 pixels: one tap a pass."""
     rng = np.random.default_rng(stride)
     height, width, n_tiles = 7, 9, 2
-    weight = torch.from_numpy(rng.integers(-128, 128, (n_tiles * config.cols, config.rows, 3, 3)))
+    shape = (n_tiles * config.cols, config.rows, 3, 3)
+    weight = torch.from_numpy(rng.choice(PLAIN[kind, "random"], shape))
     image = torch.from_numpy(memories["random"][:, : height * width].astype(np.float64))
     result = torch.nn.functional.conv2d(
         image.reshape(1, config.rows, height, width), weight.to(torch.float64), stride=stride
@@ -121,6 +252,8 @@ def _convolution(config: AcceleratorConfig, memories, stride: int) -> dict[str, 
     offsets = np.array([ky * width + kx for ky, kx in taps])
     tiles = weight.numpy().reshape(n_tiles, config.cols, config.rows, 9).transpose(0, 3, 2, 1)
     case = {
+        "kind": int(kind),
+        "base": 0,
         "image": "random",
         "x_count": out_width,
         "y_count": out_height,
@@ -132,13 +265,20 @@ def _convolution(config: AcceleratorConfig, memories, stride: int) -> dict[str, 
         "seed": stride,
     }
     everywhere = np.broadcast_to(offsets[None, :, None], (n_tiles, 9, config.rows))
-    return _finished(case, config, rng, 0, everywhere, tiles, sums.numpy())
+    words = plain_words(config, kind, everywhere, tiles)
+    return _finished(case, config, rng, words.reshape(everywhere.size, -1), sums.numpy())
 
 
 def matrix_cases(config: AcceleratorConfig, seed: int, count: int = 12) -> list[dict[str, Any]]:
-    """Corners, convolutions and `count` drawn shapes, ordered by image."""
+    """Corners, convolutions and `count` drawn shapes of each kind, ordered by image."""
     memories = images(config, seed)
-    shapes = [*_corner_shapes(config), *draw(_shapes(config), count, seed)]
-    cases = [_complete(shape, config, memories) for shape in shapes]
-    cases += [_convolution(config, memories, stride) for stride in (1, 2)]
+    cases = []
+    for kind in isa.kinds(config):
+        drawn = draw(_shapes(config, kind), count, seed)
+        if kind is Kind.REBUILD:
+            cases += [_rebuilt(shape, config, memories) for shape in (*_rebuilt_corners(config), *drawn)]
+        else:
+            shapes = [*_corner_shapes(config, kind), *drawn]
+            cases += [_complete(shape, config, memories) for shape in shapes]
+            cases += [_convolution(config, kind, memories, stride) for stride in (1, 2)]
     return sorted(cases, key=lambda case: IMAGES.index(case["image"]))

@@ -15,10 +15,22 @@ _CHANGES = {
     },
     "systolic": {"rows": 3, "cols": 3, "tile_rows": 1, "tile_cols": 1, "post_lanes": 3},
     "dot": {"rows": 8, "cols": 4, "tile_rows": 8, "tile_cols": 1, "post_lanes": 4},
+    "smartdeal": {"cols": 6, "tile_rows": 2, "tile_cols": 3, "pe_kinds": ["mul", "shift"], "rebuild": True},
+    "shifts": {
+        "rows": 3,
+        "cols": 9,
+        "tile_rows": 3,
+        "tile_cols": 1,
+        "post_lanes": 3,
+        "pe_kinds": ["shift"],
+        "accumulator_width": 24,
+    },
 }
 
 
 def default_configs() -> list[AcceleratorConfig]:
-    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations, 24 and 32 bits."""
+    """Square, wide, tall, 1 x 1 tiles, dot-product tiles; both requantisations, 24 and 32 bits; all kinds of
+    weights at once, and shift PEs alone.
+    """
     tiny = load_config("tiny")
     return [tiny, *(tiny.replace(name=name, **changes) for name, changes in _CHANGES.items())]

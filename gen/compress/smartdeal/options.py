@@ -59,8 +59,8 @@ class SmartDealConfig:
 
     @classmethod
     def for_target(cls, config: AcceleratorConfig, **options: Any) -> Self:
-        """What suits the array of `config` best: zero rows that it skips for free, and one basis a filter if it
-        has ``shift`` PEs alone. `options` are the other attributes, or the same.
+        """What suits the array of `config` best: zero rows that it skips for free, and one basis for a filter
+        if it has ``shift`` PEs alone. `options` are the other attributes, or the same.
         """
         suited: dict[str, Any] = {"group": config.cols, "banks": config.rows}
         if "mul" not in config.pe_kinds:

@@ -21,7 +21,7 @@ SHIFTED_BITS = numerics.ACTIVATION_BITS + numerics.EXPONENTS - 1
 """Of an activation shifted as far as it goes, inverted or not."""
 
 
-def decoded(code: Value) -> Value:
+def decoded(code: Value):
     """`DECODED`, as plain bits, of a coefficient's code (`popshift.hw.numerics.coefficient_code`)."""
     exponent = code[:AMOUNT_BITS]
     nonzero = exponent.any()

@@ -1,0 +1,204 @@
+"""Random MATRIX and POST pairs of every kind and source that a configuration has, and memories for them."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popshift.firmware_py.weight_words import half_words
+from popshift.hw import isa, numerics
+from popshift.hw.config import ADDRESS_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.isa import Instruction, Lane, Opcode, Source, instruction
+from popshift.hw.packet import Space, bank_mask
+from popshift.sim.executor import Machine
+
+_END = instruction(Opcode.END)
+_LARGEST_OFFSET = 60
+
+
+@dataclass(frozen=True)
+class Memories:
+    """Contents of all words: uint8 (words, bytes of a word) and int8 (banks, words)."""
+
+    weights: NDArray[np.uint8]
+    parameters: NDArray[np.uint8]
+    activations: NDArray[np.int8]
+
+    def load(self, machine: Machine) -> None:
+        """Into the executor's."""
+        machine.write(Space.WEIGHT, 0, self.weights.tobytes())
+        machine.write(Space.PARAMETER, 0, self.parameters.tobytes())
+        for bank, values in enumerate(self.activations):
+            machine.write(Space.ACTIVATION, 0, bank_mask(machine.config, [bank]) + values.tobytes())
+
+
+def random_memories(rng: random.Random, config: AcceleratorConfig, *, wild: bool) -> Memories:
+    """Any bytes, but offsets to the first words; `wild`: one offset lies anywhere.
+
+    Multipliers are such that no product can leave 62 bits, which the compiler proves of every program.
+    """
+    weights = np.frombuffer(rng.randbytes(config.weight_depth * config.weight_word_bytes), np.uint8)
+    weights = weights.reshape(config.weight_depth, -1).copy()
+    heads = np.array([rng.randrange(_LARGEST_OFFSET) for _ in weights], "<u2")
+    if config.rebuild:
+        heads += (
+            np.array([rng.getrandbits(ADDRESS_BITS - OFFSET_BITS) for _ in weights], "<u2") << OFFSET_BITS
+        )
+    if wild:
+        heads[rng.randrange(len(heads))] = rng.getrandbits(ADDRESS_BITS)
+    weights[:, : ADDRESS_BITS // 8] = heads[:, None].view(np.uint8)
+    shifts = config.requantise.shifts
+
+    def lane() -> Lane:
+        multiplier = rng.getrandbits(min(30, config.requantise.multiplier_bits))
+        basis = (0, 0, 0)
+        if config.has_basis:
+            basis = (rng.randint(-128, 127), rng.choice((-128, -127, 0, 127)), rng.randint(-128, 127))
+        bias = rng.randint(-(1 << 20), 1 << 20)
+        return Lane(bias, multiplier, rng.choice(shifts[: rng.choice((3, 12))]), basis)
+
+    words = [
+        isa.pack_parameter(config, [lane() for _ in range(config.post_lanes)])
+        for _ in range(config.parameter_depth)
+    ]
+    activations = np.frombuffer(rng.randbytes(config.rows * config.activation_depth), np.int8)
+    return Memories(
+        weights,
+        np.frombuffer(b"".join(words), np.uint8).reshape(config.parameter_depth, -1),
+        activations.reshape(config.rows, -1),
+    )
+
+
+def _post_shape(
+    rng: random.Random, config: AcceleratorConfig, source: Source
+) -> tuple[dict[str, int], int, int]:
+    """Loops of a POST that a half can hold; rows and pixels of a row that it takes out of the half."""
+    while True:
+        x, y = rng.choice((1, 2, 3, 5, 8)), rng.choice((1, 1, 2, 4))
+        found = {
+            "x_count": x,
+            "y_count": y,
+            "stride": rng.choice((1, 2, 3, 16)),
+            "single": rng.getrandbits(1),
+        }
+        width = x
+        if source is Source.BASIS:
+            width = isa.basis_inputs(instruction(Opcode.POST, **_plain_post(), **found))
+        if y * width <= config.accumulator_depth:
+            return found, y, width
+
+
+def _plain_post() -> dict[str, int]:
+    zeros = ("source", "uniform", "zero_point", "parameter_base", "base", "x_step", "y_step", "plane_step")
+    return dict.fromkeys(zeros, 0) | {"period": 1, "chunks": 1, "mask": 1, "low": -128, "high": 127}
+
+
+def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Fields of a MATRIX and of the POST that drains what it filled, within all memories.
+
+    MATRIX reads the first half of the activation memory, POST writes the second.
+    """
+    kind = rng.choice(isa.kinds(config))
+    source = rng.choice([Source.MATRIX, *([Source.BASIS] if config.has_basis else [])])
+    shape, rows, width = _post_shape(rng, config, source)
+    half = config.activation_depth // 2
+    matrix = {
+        "kind": int(kind),
+        "x_count": width,
+        "y_count": rows,
+        "k_tiles": rng.randint(1, 7),
+        "n_tiles": rng.randint(1, 4),
+        "base": rng.randint(10, 40),
+        "x_step": rng.randint(0, 2),
+        "y_step": rng.randint(0, 9),
+        "again_step": rng.randint(-3, 20),
+        "slice_tiles": rng.choice((1, 2, 3, 100)),
+        "replays": rng.randint(1, 4),
+        "weight_base": 0,
+    }
+    words = matrix["n_tiles"] * half_words(instruction(Opcode.MATRIX, **matrix), config)
+    assert words <= config.weight_depth
+    matrix["weight_base"] = rng.choice(
+        (0, config.weight_depth - words, rng.randint(0, config.weight_depth - words))
+    )
+    per_half = isa.basis_groups(config) if source is Source.BASIS else config.chunks
+    chunks = matrix["n_tiles"] * per_half - rng.randrange(per_half)
+    parameters = chunks * (numerics.BASIS_SIZE if source is Source.BASIS else 1)
+    assert parameters <= config.parameter_depth
+    low = rng.randint(-128, 127)
+    post = _plain_post() | shape
+    post |= {
+        "source": int(source),
+        "period": rng.randint(1, config.bank_groups),
+        "uniform": rng.getrandbits(1),
+        "zero_point": rng.randint(-128, 127),
+        "low": rng.choice((-128, low)),
+        "high": rng.choice((127, rng.randint(low, 127))),
+        "chunks": chunks,
+        "parameter_base": rng.choice((0, config.parameter_depth - parameters)),
+        "base": half + rng.randint(0, 20),
+        "x_step": rng.randint(0, 3),
+        "y_step": rng.randint(0, 9),
+        "plane_step": rng.randint(-1, 12),
+        "mask": rng.randint(1, (1 << config.bank_groups) - 1),
+    }
+    return matrix, post
+
+
+def _hostile(
+    rng: random.Random, config: AcceleratorConfig, matrix: dict[str, int], post: dict[str, int]
+) -> None:
+    """Change one field or two such that something may lie outside."""
+    depth = config.activation_depth
+    match rng.randrange(8):
+        case 0:
+            matrix["weight_base"] = config.weight_depth - rng.randint(0, 2 * config.rows + isa.BASIS_WORDS)
+        case 1:
+            matrix["again_step"] = rng.choice((depth // 2, depth - 70, -30, -depth, rng.getrandbits(16)))
+        case 2:
+            matrix["base"] = depth - rng.randint(0, 40)
+        case 3:
+            post["x_count"] = matrix["x_count"] = config.accumulator_depth + rng.randint(0, 1)
+            post["y_count"] = matrix["y_count"] = 1
+        case 4:
+            post["stride"], post["x_count"] = rng.randint(1, 16), rng.randint(1, config.accumulator_depth)
+        case 5:
+            post["parameter_base"] = config.parameter_depth - rng.randint(0, 4)
+        case 6:
+            post["base"] = depth - rng.randint(0, 30)
+        case 7:
+            post["chunks"] += rng.choice((-1, 1)) * rng.randint(0, config.chunks)
+            post["chunks"] = max(1, post["chunks"])
+
+
+def random_program(
+    rng: random.Random, config: AcceleratorConfig, *, pairs: int, hostile: bool
+) -> list[Instruction]:
+    """`pairs` of MATRIX and POST with a mark behind some of them; `hostile`: something is wrong with one.
+
+    First all of both accumulator halves is written, so that what a POST finds beyond the pixels of its MATRIX
+    is known.
+    """
+    counts = {"x_count": config.accumulator_depth, "y_count": 1, "k_tiles": 1, "n_tiles": 2}
+    steps = dict.fromkeys(("weight_base", "base", "x_step", "y_step"), 0)
+    first = _plain_post() | {
+        "x_count": 1,
+        "y_count": 1,
+        "chunks": config.chunks + 1,
+        "base": 511 % config.activation_depth,
+    }
+    found = [
+        instruction(Opcode.MATRIX, kind=isa.kinds(config)[0], **counts, **steps),
+        instruction(Opcode.POST, **first),
+        instruction(Opcode.MARK, layer=0),
+    ]
+    wrong = rng.randrange(pairs) if hostile else -1
+    for index in range(pairs):
+        matrix, post = _pair(rng, config)
+        if index == wrong:
+            _hostile(rng, config, matrix, post)
+        found += [instruction(Opcode.MATRIX, **matrix), instruction(Opcode.POST, **post)]
+        if rng.getrandbits(1):
+            found.append(instruction(Opcode.MARK, layer=index))
+    return [*found, _END]
