@@ -22,7 +22,7 @@ class Ice40(Portable):
 
     def products(self, m: Module, pairs: list[tuple[Signal, Signal]], *, stages: int) -> list[Signal]:
         granted = self.take_dsp(len(pairs))
-        results: list[Signal] = []
+        results = []
         if granted and len(pairs[0][1]) > 8:
             results += [_single(m, a, b, stages=stages) for a, b in pairs[:granted]]
         else:

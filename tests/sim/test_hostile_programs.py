@@ -1,5 +1,5 @@
 """Random instruction streams on the Verilated machine: it always stops with a status, and works again after a
-reset.
+reset; with SmartDeal weights it does what the executor does.
 """
 
 import random
@@ -7,19 +7,40 @@ import time
 
 import numpy as np
 import pytest
+from tests import smartdeal_programs
 from tests.networks import small_network
 
 from popshift.firmware_py.session import Accelerator
 from popshift.gen.mapping import map_graph
 from popshift.hw import isa, packet
 from popshift.hw.config import load_config
-from popshift.hw.isa import LENGTHS, PLACEMENTS, Opcode, Source, Status
+from popshift.hw.isa import LENGTHS, PLACEMENTS, Counter, Kind, Opcode, Source, Status
 from popshift.hw.packet import Space, Type
 from popshift.sim.board import open_board
+from popshift.sim.cycles import predict
+from popshift.sim.executor import WORK, Machine
 from popshift.sim.run import run_program
+from popshift.sim.units import HazardError
 
 SEED = 11
 CYCLE_LIMIT = 60_000
+_SMALL = load_config("tiny").replace(
+    activation_depth=512, weight_depth=512, parameter_depth=48, program_depth=128, accumulator_depth=48
+)
+SMARTDEAL = {
+    "everything": _SMALL.replace(cols=6, tile_cols=3, pe_kinds=["mul", "shift"], rebuild=True),
+    "rebuild, one row": _SMALL.replace(rows=1, cols=2, tile_rows=1, tile_cols=1, post_lanes=1, rebuild=True),
+    "shift only": _SMALL.replace(
+        rows=3,
+        cols=9,
+        tile_rows=1,
+        tile_cols=1,
+        post_lanes=3,
+        pe_kinds=["shift"],
+        accumulator_width=24,
+        requantise="compact",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -152,4 +173,88 @@ def test_status(board, items, status):
     device.link.request(Type.WRITE, packet.write_address(Space.WEIGHT, 0), bytes(6 * 4))
     state = run_until_stopped(device, [*isa.encode_all(items), *[0] * 8])
     assert state.status == status
+    device.reset()
+
+
+@pytest.fixture(scope="module", params=SMARTDEAL.values(), ids=SMARTDEAL.keys())
+def smartdeal_device(request):
+    with open_board(request.param, seed=SEED) as opened:
+        device = Accelerator(opened)
+        device.identify()
+        yield device, request.param
+
+
+def write_memories(device: Accelerator, memories: smartdeal_programs.Memories) -> None:
+    writes = []
+    for space, words in ((Space.WEIGHT, memories.weights), (Space.PARAMETER, memories.parameters)):
+        step = packet.MAX_PAYLOAD // words.shape[1]
+        for first in range(0, len(words), step):
+            data = words[first : first + step].tobytes()
+            writes.append((Type.WRITE, packet.write_address(space, first), data))
+    for bank, values in enumerate(memories.activations):
+        mask = (1 << bank).to_bytes(-(-len(memories.activations) // 8), "little")
+        writes.append((Type.WRITE, packet.write_address(Space.ACTIVATION, 0), mask + values.tobytes()))
+    device.link.submit_many(writes)
+
+
+def read_activations(device: Accelerator, shape: tuple[int, int]) -> np.ndarray:
+    banks, words = shape
+    length = words.to_bytes(2, "little")
+    requests = [(Type.READ, packet.read_address(bank, 0), length) for bank in range(banks)]
+    return np.stack([np.frombuffer(data, np.int8) for data in device.link.submit_many(requests)])
+
+
+def test_smartdeal_programs_do_what_the_executor_does(smartdeal_device):
+    """Same status; and if that is DONE, same memory, same counts of work, and the cycles that were predicted."""
+    device, config = smartdeal_device
+    seen: list[Status] = []
+    for trial in range(80):
+        rng = random.Random(1000 * SEED + trial)
+        memories = smartdeal_programs.random_memories(rng, config, wild=trial % 4 == 1)
+        program = smartdeal_programs.random_program(rng, config, pairs=3, hostile=trial % 4 == 3)
+        told = f"seed {1000 * SEED + trial}:\n" + "\n".join(map(str, program))
+        words = isa.encode_all(program)
+        machine = Machine(config, check_hazards=True)
+        memories.load(machine)
+        machine.write(Space.PROGRAM, 0, np.array(words, "<u4").tobytes())
+        try:
+            status = machine.run()
+        except HazardError:  # a hostile program may read what it writes: then nothing is certain
+            assert trial % 4 == 3, told
+            continue
+        assert status.is_error <= (trial % 2 == 1), told
+        device.reset()
+        write_memories(device, memories)
+        state = run_until_stopped(device, words)
+        assert state.status == status, told
+        seen.append(status)
+        if status is not Status.DONE:
+            continue
+        found = read_activations(device, memories.activations.shape)
+        np.testing.assert_array_equal(found, machine.activations[0], err_msg=told)
+        counters = device.counters()
+        assert {counter: counters[counter] for counter in WORK} == {
+            counter: machine.counters[counter] for counter in WORK
+        }, told
+        assert counters[Counter.CYCLES] == sum(predict(program, config)), told
+    errors = {status for status in seen if status.is_error}
+    assert seen.count(Status.DONE) >= 50 and len(errors) >= 4, seen
+    device.reset()
+
+
+def test_kinds_and_sources_that_are_not_built_are_illegal(smartdeal_device):
+    device, config = smartdeal_device
+    matrix = {name: place.field.low for name, place in PLACEMENTS[Opcode.MATRIX].items()}
+    post = {name: place.field.low for name, place in PLACEMENTS[Opcode.POST].items()}
+    bad = [isa.instruction(Opcode.MATRIX, **(matrix | {"kind": kind})) for kind in {*Kind, 3, 15}]
+    bad += [isa.instruction(Opcode.POST, **(post | {"source": source})) for source in Source]
+    bad = [item for item in bad if isa.illegal_fields(item, config)]
+    assert len(bad) >= 3
+    for item in bad:
+        device.reset()
+        words = isa.encode_all([isa.instruction(Opcode.MARK, layer=5), item, isa.instruction(Opcode.END)])
+        state = run_until_stopped(device, words)
+        machine = Machine(config)
+        machine.write(Space.PROGRAM, 0, np.array(words, "<u4").tobytes())
+        assert state.status == machine.run() == Status.ILLEGAL_INSTRUCTION, item
     device.reset()

@@ -1,9 +1,12 @@
 """One layer's weights as integer coefficients times an integer basis."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from popshift.gen.compress.smartdeal.fit import fit, improve_coefficients
 from popshift.gen.compress.smartdeal.options import SmartDealConfig
@@ -61,8 +64,7 @@ class Decomposition:
 def kept_rows(matrices: torch.Tensor, slicing: Slicing, config: SmartDealConfig) -> torch.Tensor:
     """Which rows of Ce stay, boolean (filters, slices, rows): the weakest of each group of filters go.
 
-    Every bank loses its share of rows, rounded down; the rows still to go are the weakest that are next in
-    banks whose share was rounded.
+    Every bank loses its share of rows, up or down to a whole number.
 
     Parameters
     ----------
@@ -72,27 +74,66 @@ def kept_rows(matrices: torch.Tensor, slicing: Slicing, config: SmartDealConfig)
     units = int((channels != MISSING).sum())  # rows behind them are filled up
     strength = matrices.abs().sum(3).flatten(1)[:, :units]
     groups = torch.stack([part.sum(0) for part in strength.split(config.group)])
-    gone = _weakest(groups, channels[:units] % config.banks, math.ceil(config.row_sparsity * units))
+    gone = _weakest(groups, channels[:units], config.banks, math.ceil(config.row_sparsity * units))
     kept = torch.zeros((len(groups), len(channels)), dtype=torch.bool)
     kept[:, :units] = ~gone
     return kept.repeat_interleave(config.group, 0)[: len(matrices)].reshape(matrices.shape[:3])
 
 
-def _weakest(strength: torch.Tensor, bank: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count` weakest rows, spread over their banks, boolean (groups, rows) from (groups, rows) and
+def _weakest(strength: torch.Tensor, channel: torch.Tensor, banks: int, count: int) -> torch.Tensor:
+    """The `count` weakest rows, spread over their banks; boolean (groups, rows) from (groups, rows) and
     (rows,).
+
+    The share of a bank is the share of the half that it belongs to, halved again, and so on: it is also right
+    for arrays of half as many rows, and where copies of a tensor lie beside each other.
     """
-    sizes = torch.bincount(bank)
-    share, rest = count * sizes // len(bank), count * sizes % len(bank)
-    by_strength = strength.argsort(dim=1, stable=True)
-    order = by_strength.gather(1, bank[by_strength].argsort(dim=1, stable=True))  # by bank, the weakest first
-    place = torch.arange(len(bank)) - (sizes.cumsum(0) - sizes)[bank.sort().values]
-    rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))  # in its bank
-    gone = rank < share[bank]
-    next_ones = (rank == share[bank]) & (rest[bank] > 0)
-    more = count - int(share.sum())
-    chosen = strength.masked_fill(~next_ones, torch.inf).argsort(dim=1, stable=True)[:, :more]
-    return gone.scatter_(1, chosen, True)
+    values, channels = strength.double().numpy(), channel.numpy()
+    shares = {0: np.full(len(values), count)}
+    modulus = 1
+    for factor in _factors(banks):
+        parts = {}
+        for bank, share in shares.items():
+            children = [bank + modulus * number for number in range(factor)]
+            rows = [np.sort(values[:, channels % (modulus * factor) == child]) for child in children]
+            parts |= dict(zip(children, _divided(share, rows), strict=True))
+        shares, modulus = parts, modulus * factor
+    gone = np.zeros(values.shape, bool)
+    for bank, share in shares.items():
+        rows = np.flatnonzero(channels % banks == bank)
+        rank = values[:, rows].argsort(axis=1, kind="stable").argsort(axis=1)
+        gone[:, rows] = rank < share[:, None]
+    return torch.from_numpy(gone)
+
+
+def _divided(share: NDArray[np.int64], rows: Sequence[NDArray[np.float64]]) -> list[NDArray[np.int64]]:
+    """`share` (groups,) in proportion to the number of rows in each part; of parts with a fraction
+    those are rounded up whose next row is weakest. `rows`: (groups, rows) of each part, in ascending order.
+    """
+    sizes = np.array([part.shape[1] for part in rows])
+    parts = share[:, None] * sizes // max(1, sizes.sum())
+    padding = ((0, 0), (0, 1))
+    following = np.stack(
+        [
+            np.take_along_axis(np.pad(part, padding, constant_values=np.inf), parts[:, [index]], 1)[:, 0]
+            for index, part in enumerate(rows)
+        ],
+        axis=1,
+    )
+    following[share[:, None] * sizes % max(1, sizes.sum()) == 0] = np.inf
+    rest = share - parts.sum(axis=1)
+    order = following.argsort(axis=1, kind="stable").argsort(axis=1)
+    return list((parts + (order < rest[:, None])).T)
+
+
+def _factors(number: int) -> list[int]:
+    """Prime factors, the largest first."""
+    found, factor = [], 2
+    while number > 1:
+        while number % factor == 0:
+            found.insert(0, factor)
+            number //= factor
+        factor += 1
+    return found
 
 
 def decompose_weight(weight: torch.Tensor, config: SmartDealConfig) -> tuple[Decomposition, torch.Tensor]:
