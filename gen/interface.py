@@ -7,8 +7,9 @@ import struct
 from typing import Any
 
 from popshift.hw import isa, numerics, packet
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
-from popshift.hw.isa import ALWAYS_COUNTED, Counter, Opcode, Status
+from popshift.hw.config import ADDRESS_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.isa import ALWAYS_COUNTED, ChannelOperation, Counter, Kind, Opcode, Status
+from popshift.hw.numerics import BASIS_SIZE, CODE_BITS
 from popshift.hw.packet import Space, Type
 
 _SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
@@ -19,6 +20,13 @@ _PAYLOADS: dict[tuple[Type, str], tuple[struct.Struct, tuple[str, ...]]] = {
     (Type.STATUS, "answer"): (packet.STATE, packet.State._fields),
     (Type.COUNTERS, "answer"): (packet.COUNTERS, tuple(counter.name.lower() for counter in Counter)),
 }
+BASIS_PAYLOAD = f"{Kind.REBUILD.name}, bases"
+_CODE_VALUES = [(code, numerics.coefficient_of(code)) for code in range(1 << CODE_BITS)]
+_CODES = "A coefficient is stored as a code:"
+_BASES = (
+    f"A column's basis takes {BASIS_SIZE**2} signed bytes, row by row; its `basis_bits` of {isa.BASIS_WORDS} "
+    "words are their bits, from the first byte's least significant on."
+)
 
 
 def interface(config: AcceleratorConfig) -> dict[str, Any]:
@@ -48,12 +56,15 @@ def interface(config: AcceleratorConfig) -> dict[str, Any]:
             "names": [counter.name.lower() for counter in Counter],
             "built": config.performance_counters,
         },
-        "instructions": {opcode.name: _instruction(opcode) for opcode in Opcode},
+        "instructions": {opcode.name: _instruction(opcode, config) for opcode in Opcode},
     }
 
 
 def memories(config: AcceleratorConfig) -> list[dict[str, Any]]:
-    """Every memory that the host can reach: space, depth, bytes of a word on the link, and its fields."""
+    """Every memory that the host can reach: space, depth, bytes of a word on the link, and its fields.
+
+    What stands in a word of weights behind these depends on the instruction: ``payloads``.
+    """
     lanes = []
     for lane in range(config.post_lanes):
         at = lane * config.parameter_bits
@@ -63,16 +74,15 @@ def memories(config: AcceleratorConfig) -> list[dict[str, Any]]:
             _bits(f"multiplier[{lane}]", at + numerics.BIAS_BITS, multiplier, "unsigned"),
             _bits(f"shift[{lane}]", at + numerics.BIAS_BITS + multiplier, numerics.SHIFT_BITS, "unsigned"),
         ]
-    row = [
-        _bits(f"weight[{col}]", ADDRESS_BITS + col * numerics.WEIGHT_BITS, numerics.WEIGHT_BITS, "signed")
-        for col in range(config.cols)
-    ]
-    offset = _bits("row_offset", 0, ADDRESS_BITS, "unsigned")
+        if config.has_basis:
+            at += numerics.BIAS_BITS + multiplier + numerics.SHIFT_BITS
+            lanes += _row(f"basis[{lane}]", at, BASIS_SIZE, numerics.BASIS_BITS, "signed")
     byte = _bits("activation", 0, numerics.ACTIVATION_BITS, "signed")
     return [
         _memory(Space.ACTIVATION, config.activation_depth, 1, [byte])
         | {"banks": config.rows, "bank_mask_bytes": config.bank_mask_bytes},
-        _memory(Space.WEIGHT, config.weight_depth, config.weight_word_bytes, [offset, *row]),
+        _memory(Space.WEIGHT, config.weight_depth, config.weight_word_bytes, _offset(config))
+        | {"payloads": _payloads(config)},
         _memory(Space.PARAMETER, config.parameter_depth, config.parameter_word_bytes, lanes),
         _memory(
             Space.PROGRAM,
@@ -81,6 +91,35 @@ def memories(config: AcceleratorConfig) -> list[dict[str, Any]]:
             [_bits("instruction_word", 0, isa.WORD_BITS, "unsigned")],
         ),
     ]
+
+
+def _offset(config: AcceleratorConfig) -> list[dict[str, Any]]:
+    """What every word of weights begins with."""
+    if not config.rebuild:
+        return [_bits("row_offset", 0, ADDRESS_BITS, "unsigned")]
+    column = _bits("basis_column", OFFSET_BITS, ADDRESS_BITS - OFFSET_BITS, "unsigned")
+    return [_bits("row_offset", 0, OFFSET_BITS, "unsigned"), column]
+
+
+def _payloads(config: AcceleratorConfig) -> dict[str, list[dict[str, Any]]]:
+    """The rest of a word of weights, for every kind of instruction, and of the words that hold bases."""
+    first, cols, found = ADDRESS_BITS, config.cols, {}
+    for kind in isa.kinds(config):
+        match kind:
+            case Kind.DENSE:
+                found[kind.name] = _row("weight", first, cols, numerics.WEIGHT_BITS, "signed")
+            case Kind.SHIFT:
+                found[kind.name] = _row("coefficient", first, cols, CODE_BITS, "code")
+            case Kind.REBUILD:
+                width = CODE_BITS * BASIS_SIZE
+                places = [(col, first + col * width) for col in range(cols)]
+                found[kind.name] = [
+                    field
+                    for col, at in places
+                    for field in _row(f"coefficient[{col}]", at, BASIS_SIZE, CODE_BITS, "code")
+                ]
+                found[BASIS_PAYLOAD] = _row("basis_bits", first, cols, width, "unsigned")
+    return found
 
 
 def markdown(config: AcceleratorConfig) -> str:
@@ -99,8 +138,14 @@ def markdown(config: AcceleratorConfig) -> str:
             f"### {title}",
             f"{banks}{memory['depth']} words; a word is {memory['word_bytes']} bytes on the link; "
             f"addresses 0x{memory['first_address']:08x} .. 0x{memory['last_address']:08x}.",
-            _table(["field", "bits", "kind"], [[f["name"], _span(f), f["kind"]] for f in memory["fields"]]),
+            _field_table(memory["fields"]),
         ]
+        for kind, fields in memory.get("payloads", {}).items():
+            lines += [f"Then, in words of kind {kind}:", _field_table(fields)]
+        if config.smartdeal and "payloads" in memory:
+            lines += [_CODES, _table(["code", "coefficient"], [[str(c), str(v)] for c, v in _CODE_VALUES])]
+        if config.rebuild and "payloads" in memory:
+            lines.append(_BASES)
     lines += ["## Link", _doc(packet), "### Requests", _doc(Type), *_request_tables(facts)]
     states = [[str(s["code"]), name, s["meaning"]] for name, s in facts["status"].items()]
     lines += ["## Status codes", _table(["code", "name", "meaning"], states)]
@@ -112,7 +157,7 @@ def markdown(config: AcceleratorConfig) -> str:
         )
     lines += ["## Instructions", _doc(isa)]
     for name, item in facts["instructions"].items():
-        fields = [[f["name"], str(f["word"]), _span(f), f"{f['low']} .. {f['high']}"] for f in item["fields"]]
+        fields = [[f["name"], str(f["word"]), _span(f), _values(f)] for f in item["fields"]]
         lines += [
             f"### {name}",
             f"Opcode {item['opcode']}, {item['words']} words.",
@@ -129,6 +174,22 @@ def _link_ports(config: AcceleratorConfig) -> str:
 
 def _bits(name: str, low: int, width: int, kind: str) -> dict[str, Any]:
     return {"name": name, "shift": low, "bits": width, "kind": kind}
+
+
+def _row(name: str, low: int, count: int, width: int, kind: str) -> list[dict[str, Any]]:
+    """Fields of the same width, side by side."""
+    return [_bits(f"{name}[{index}]", low + index * width, width, kind) for index in range(count)]
+
+
+def _field_table(fields: list[dict[str, Any]]) -> str:
+    return _table(["field", "bits", "kind"], [[f["name"], _span(f), f["kind"]] for f in fields])
+
+
+def _values(field: dict[str, Any]) -> str:
+    """The values that a field of an instruction may have."""
+    if "names" in field:
+        return ", ".join(f"{code} {name}" for name, code in field["names"].items())
+    return f"{field['low']} .. {field['high']}"
 
 
 def _memory(space: Space, depth: int, word_bytes: int, fields: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,7 +226,12 @@ def _request(type: Type) -> dict[str, Any]:
     return {"type": int(type), **payloads}
 
 
-def _instruction(opcode: Opcode) -> dict[str, Any]:
+def _instruction(opcode: Opcode, config: AcceleratorConfig) -> dict[str, Any]:
+    named = {
+        (Opcode.MATRIX, "kind"): isa.kinds(config),
+        (Opcode.POST, "source"): isa.sources(config),
+        (Opcode.CHANNEL, "operation"): tuple(ChannelOperation),
+    }
     fields = []
     for name, place in isa.PLACEMENTS[opcode].items():
         low, high = place.field.low, place.field.high
@@ -182,6 +248,8 @@ def _instruction(opcode: Opcode) -> dict[str, Any]:
                 "stored_minus_one": place.field.count,
             }
         )
+        if (opcode, name) in named:
+            fields[-1]["names"] = {code.name: int(code) for code in named[opcode, name]}
     return {"opcode": int(opcode), "words": isa.LENGTHS[opcode], "fields": fields}
 
 

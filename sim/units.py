@@ -295,6 +295,7 @@ class Units:
                 yield False
             numbers = np.arange(first, min(first + self.config.chunks, item["chunks"]))
             half = self.accumulators[self.draining, : len(numbers) * self.config.post_lanes, : len(pixels)]
+            half = numerics.wrap(half.astype(np.int64), self.config.accumulator_width)
             groups = half.reshape(len(numbers), self.config.post_lanes, len(pixels), self.images)
             for number, values in zip(numbers.tolist(), self._requantise(item, groups, numbers), strict=True):
                 plane, group = divmod(number, item["period"])

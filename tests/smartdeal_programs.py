@@ -97,7 +97,7 @@ def _plain_post() -> dict[str, int]:
 def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int], dict[str, int]]:
     """Fields of a MATRIX and of the POST that drains what it filled, within all memories.
 
-    MATRIX reads the first half of the activation memory, POST writes the second.
+    MATRIX reads the first half of the activation memory, POST writes the second: it has 512 words.
     """
     kind = rng.choice(isa.kinds(config))
     source = rng.choice([Source.MATRIX, *([Source.BASIS] if config.has_basis else [])])
@@ -186,7 +186,7 @@ def random_program(
         "x_count": 1,
         "y_count": 1,
         "chunks": config.chunks + 1,
-        "base": 511 % config.activation_depth,
+        "base": config.activation_depth - 1,
     }
     found = [
         instruction(Opcode.MATRIX, kind=isa.kinds(config)[0], **counts, **steps),

@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 
 from popshift.gen.bench.tables import ALONE_SUM_BITS
 from popshift.gen.implement.synthesis import FAMILIES, Resources, synthesise
-from popshift.gen.implement.units import UNITS, Unit
+from popshift.gen.implement.units import UNITS
 from popshift.hw.accelerator import Accelerator
 from popshift.hw.config import PE_KINDS, AcceleratorConfig
 from popshift.hw.emit import component_verilog
@@ -49,14 +49,10 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     if family not in FAMILIES:
         raise InputError(f"unknown device family {family!r}", remedy=f"choose from {', '.join(FAMILIES)}")
     with_uart = config.replace(link="uart")
-    units = [
-        *UNITS,
-        Unit("whole", lambda config, technology: Accelerator(config=config, technology=technology)),
-    ]
     # Built one by one: what is made and never synthesised, because one before it failed, would be warned of.
     figures = {
         unit.name: _figures(_synthesise(unit.build(with_uart, _technology(with_uart, family)), family))
-        for unit in units
+        for unit in UNITS
     }
     elements = {}
     for kind in PE_KINDS:
@@ -68,9 +64,16 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     return {
         "family": family,
         "pe": elements,
-        "whole": figures.pop("whole"),
+        "whole": whole_accelerator(config, family),
         "units": figures,
     }
+
+
+def whole_accelerator(config: AcceleratorConfig, family: str) -> dict[str, float]:
+    """Figures of the accelerator with its UART; errors as `area_of`."""
+    with_uart = config.replace(link="uart")
+    accelerator = Accelerator(config=with_uart, technology=_technology(with_uart, family))
+    return _figures(_synthesise(accelerator, family))
 
 
 def _technology(config: AcceleratorConfig, family: str) -> Portable:

@@ -4,18 +4,28 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from popshift.gen.bench.networks import gaussian, plain20
+from popshift.gen.compress import smartdeal
+from popshift.gen.compress.smartdeal import SmartDealConfig
+from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
-from popshift.hw.errors import InputError
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import InputError, ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
 IMAGES = 2
 """Of a layer on its own: the second one finds what the first has left in the memories."""
 _INPUT_ZERO_POINT, _OUTPUT_ZERO_POINT = -7, 11
+_CIFAR = (3, 32, 32)
+_CALIBRATION_IMAGES = 32
 _OUTPUT_SPREAD = 40.0
 """Standard deviation that the outputs of a random layer have, in steps of int8."""
 
@@ -30,29 +40,33 @@ class Workload:
     images: (N, channels, height, width), int8 or floating point.
     labels: int (N,) if it classifies, else None.
     rtl_images: how many of the images, from the first on, the slow levels run.
+    compression: 32-bit floats over the storage of the weights, indices and bases included.
     """
 
     graph: Graph
     images: NDArray[np.generic]
     labels: NDArray[np.integer] | None = None
     rtl_images: int = IMAGES
+    compression: float = FLOAT_BITS / numerics.WEIGHT_BITS
+
+
+Build = Callable[[AcceleratorConfig, int], Workload]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A case of the bench; ``build(mode, seed)`` draws its numbers with the seed."""
+    """A case of the bench; ``build(config, seed)`` draws its numbers with the seed."""
 
     summary: str
-    build: Callable[[Requantise, int], Workload]
+    build: Build
 
 
-def convolution(
-    shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0
-) -> Callable[[Requantise, int], Workload]:
+def convolution(shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0) -> Build:
     """One convolution of `kernel` x `kernel` over (channels, height, width) with random int8 weights."""
     window = Window((kernel, kernel), padding=(padding, padding, padding, padding))
 
-    def build(mode: Requantise, seed: int) -> Workload:
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        mode = config.requantise
         rng = np.random.default_rng(seed)
         weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (channels, shape[0], kernel, kernel)).astype(
             np.int8
@@ -73,15 +87,16 @@ def convolution(
     return build
 
 
-def fully_connected(inputs: int, outputs: int) -> Callable[[Requantise, int], Workload]:
+def fully_connected(inputs: int, outputs: int) -> Build:
     """One fully connected layer with random int8 weights."""
     return convolution((inputs, 1, 1), outputs)
 
 
-def max_pool(shape: tuple[int, int, int], kernel: int) -> Callable[[Requantise, int], Workload]:
+def max_pool(shape: tuple[int, int, int], kernel: int) -> Build:
     """One max pool of `kernel` x `kernel`, as far apart as it is large, over (channels, height, width)."""
 
-    def build(mode: Requantise, seed: int) -> Workload:
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        mode = config.requantise
         layer = Pool(
             name="max pool",
             input="x",
@@ -118,17 +133,93 @@ def _single_layer(
     return Workload(graph, images)
 
 
-@cache
-def digits(mode: Requantise, seed: int) -> Workload:
+def digits(config: AcceleratorConfig, seed: int) -> Workload:
     """The demo's network, trained in seconds, and its test images."""
-    from popshift.gen.compress.int8 import quantise
-    from popshift.gen.frontend.torch_export import from_module
+    return _quantised_digits(_trained_digits(seed), config)
+
+
+@cache
+def _trained_digits(seed: int) -> nn.Sequential:
+    from popshift.gen.train import digits as data
+
+    return data.trained(data.load(), seed)
+
+
+def smartdeal_digits(row_sparsity: float) -> Build:
+    """The same network in SmartDeal form, trained longer; its first layer, too small to gain, stays int8."""
+
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        from popshift.gen.train.digits import TOO_SMALL
+
+        options = _smartdeal_options(config, row_sparsity=row_sparsity, skip=TOO_SMALL)
+        return _quantised_digits(_retrained_digits(seed, options), config)
+
+    return build
+
+
+@cache
+def _retrained_digits(seed: int, options: SmartDealConfig) -> nn.Sequential:
+    from popshift.gen.train import digits as data
+
+    return data.smartdeal_trained(data.load(), seed, options)[1]
+
+
+def _quantised_digits(network: nn.Module, config: AcceleratorConfig) -> Workload:
     from popshift.gen.train import digits as data
 
     images = data.load()
-    network = data.trained(images, seed)
-    graph = quantise(from_module(network, images.test_images[:1]), images.train_images, mode)
-    return Workload(graph, images.test_images.numpy(), images.test_labels.numpy(), rtl_images=10)
+    graph = _quantised(network, images.train_images, config)
+    test = images.test_images.numpy()
+    ratio = smartdeal.compression(network).ratio
+    return Workload(graph, test, images.test_labels.numpy(), rtl_images=10, compression=ratio)
+
+
+def _quantised(network: nn.Module, samples: torch.Tensor, config: AcceleratorConfig) -> Graph:
+    from popshift.gen.compress.int8 import quantise
+    from popshift.gen.frontend.torch_export import from_module
+
+    width = config.accumulator_width
+    return quantise(from_module(network, samples[:1]), samples, config.requantise, accumulator_width=width)
+
+
+def _smartdeal_options(config: AcceleratorConfig, **options: Any) -> SmartDealConfig:
+    """What suits the configuration.
+
+    Raises
+    ------
+    ModelError: it cannot work with SmartDeal weights.
+    """
+    if not config.smartdeal:
+        what = f"configuration {config.name} has neither rebuild nor shift PEs"
+        raise ModelError(what, remedy="use a16-rebuild or a16-shift, or set rebuild = true")
+    return SmartDealConfig.for_target(config, **options)
+
+
+def smartdeal_convolution(shape: tuple[int, int, int], channels: int, row_sparsity: float) -> Build:
+    """One 3x3 convolution with padding over (channels, height, width), Gaussian weights in SmartDeal form."""
+    return _untrained(
+        lambda seed: gaussian(nn.Sequential(nn.Conv2d(shape[0], channels, 3, padding=1)), seed),
+        shape,
+        row_sparsity,
+    )
+
+
+def _untrained(
+    network: Callable[[int], nn.Module], shape: tuple[int, int, int], row_sparsity: float | None
+) -> Build:
+    """A network with random weights on random images; ``row_sparsity`` None: plain int8."""
+
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        module = network(seed).eval()
+        if row_sparsity is not None:
+            options = _smartdeal_options(config, row_sparsity=row_sparsity)
+            module, _ = smartdeal.decompose(module, options)
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(_CALIBRATION_IMAGES, *shape, generator=generator)
+        ratio = smartdeal.compression(module).ratio
+        return Workload(_quantised(module, images, config), images[:IMAGES].numpy(), compression=ratio)
+
+    return build
 
 
 CASES = {
@@ -140,7 +231,26 @@ CASES = {
     "fc640": Case("fully connected, 640 to 128", fully_connected(640, 128)),
     "pool16": Case("max pool 2x2, 16 channels, 16x16", max_pool((16, 16, 16), 2)),
     "digits": Case("the demo's network on handwritten digits, 8x8", digits),
+    "plain20": Case(
+        "ResNet-20's layers without shortcuts, 32x32, untrained", _untrained(plain20, _CIFAR, None)
+    ),
 }
+"""Plain int8."""
+SMARTDEAL_FORMS = {"sd": 0.0, "sd50": 0.5}
+"""Suffixes of the cases with SmartDeal weights: share of rows that are zero."""
+for _suffix, _sparsity in SMARTDEAL_FORMS.items():
+    CASES |= {
+        f"conv64-{_suffix}": Case(
+            f"conv64, SmartDeal, {_sparsity:.0%} zero rows",
+            smartdeal_convolution((64, 16, 16), 64, _sparsity),
+        ),
+        f"digits-{_suffix}": Case(
+            f"digits, SmartDeal, {_sparsity:.0%} zero rows, retrained", smartdeal_digits(_sparsity)
+        ),
+        f"plain20-{_suffix}": Case(
+            f"plain20, SmartDeal, {_sparsity:.0%} zero rows", _untrained(plain20, _CIFAR, _sparsity)
+        ),
+    }
 
 
 def choose(names: Sequence[str]) -> dict[str, Case]:

@@ -69,7 +69,7 @@ def _results(folder: Path, pattern: str) -> tuple[Results, set[str]]:
 
 
 def _bench(results: Results) -> str:
-    records, _ = split([record for entry in results.values() for record in entry])
+    records = split([record for entry in results.values() for record in entry])["case"]
     cases = case_table(records)
     parts = [_tools(records), markdown(cases)]
     parts += [_layers(records)]
@@ -124,7 +124,7 @@ def _build(results: Results) -> str:
 
 
 def _decompose(results: Results) -> str:
-    _, records = split([record for entry in results.values() for record in entry])
+    records = split([record for entry in results.values() for record in entry])["decomposition"]
     parts = [_tools(records)]
     for record in records:
         table = decomposition_table(record)

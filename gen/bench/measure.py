@@ -51,8 +51,8 @@ def run_cases(
     """
     compiled = {}
     for name, case in cases.items():
-        workload = case.build(config.requantise, seed)
         try:
+            workload = case.build(config, seed)
             compiled[name] = workload, compile_graph(workload.graph, config, name)
         except ModelError as error:
             if skip is None:
@@ -113,6 +113,7 @@ def _run(
         activation_bytes_read=_traffic(counters, Counter.ACTIVATION_READS, config.rows, config),
         mismatches=mismatches,
         accuracy=_accuracy(workload, computed.outputs),
+        compression=workload.compression,
         seconds=round(time.monotonic() - started, 2),
         layers=layers,
     )

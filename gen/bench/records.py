@@ -57,6 +57,7 @@ class Record:
     mismatches: int8 values that differ from the golden model: every tensor at ``isa``, and the outputs at
         ``rtl``.
     accuracy: share of all images classified as labelled, at ``isa``; None if there are no labels.
+    compression: 32-bit floats over the storage of the weights, indices and bases included.
     area: of the configuration after synthesis (`popshift.gen.bench.area`), if asked for.
     speed: of generator and simulator (`popshift.gen.bench.speed`), if asked for.
     seconds: of wall time, without building the simulator.
@@ -79,6 +80,7 @@ class Record:
     activation_bytes_read: int | None
     mismatches: int
     accuracy: float | None
+    compression: float
     seconds: float
     layers: list[LayerRecord]
     area: list[dict[str, Any]] | None = None

@@ -93,7 +93,7 @@ def speed_of(config: AcceleratorConfig, *, seed: int = 0) -> dict[str, Any]:
 def _workload(config: AcceleratorConfig, seed: int) -> tuple[str, Program, np.ndarray]:
     refused: ModelError | None = None
     for name in WORKLOADS:
-        workload = CASES[name].build(config.requantise, seed)
+        workload = CASES[name].build(config, seed)
         try:
             return name, map_graph(workload.graph, config, name=name), workload.images[:1]
         except ModelError as error:

@@ -7,6 +7,7 @@ from popshift.gen.bench.records import Record
 
 if TYPE_CHECKING:
     from popshift.gen.bench.decompose import DecompositionRecord
+    from popshift.gen.bench.smartdeal import SmartDealRecord
 
 ALONE_SUM_BITS = 24
 """Of the partial sum that a PE alone adds its product to."""
@@ -100,21 +101,59 @@ def decomposition_table(record: dict[str, Any]) -> Table:
     return Table(title, ["layers of kind", "layers", "weights", "error", "times smaller than fp32"], rows)
 
 
-def split(records: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Records of cases, and of decompositions."""
-    cases = [record for record in records if "case" in record]
-    return cases, [record for record in records if "decomposition" in record]
+def smartdeal_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each network and form, in the order of the networks."""
+    columns = [
+        "network",
+        "execution",
+        "array",
+        "accuracy",
+        "bits a weight",
+        "times smaller than fp32",
+        "cycles",
+    ]
+    columns += ["times faster", "weight bytes read", "of dense", "mismatches", "LUT4", "DSP"]
+    names = list(dict.fromkeys(record["smartdeal"] for record in records))
+    rows = [
+        [
+            record["case"],
+            record["execution"],
+            f"{record['config']} ({record['pes']} PEs)",
+            _share(record["accuracy"], 2),
+            f"{record['bits_per_weight']:.2f}",
+            f"{record['compression']:.2f}",
+            f"{record['cycles']:,}",
+            f"{record['speedup']:.2f}",
+            f"{record['weight_bytes']:,}",
+            f"{record['traffic']:.3f}",
+            str(record["mismatches"]),
+            _number(record["lut4"]),
+            _number(record["dsp"]),
+        ]
+        for record in sorted(records, key=lambda record: names.index(record["smartdeal"]))
+    ]
+    return Table("SmartDeal beside int8", columns, rows)
 
 
-def show(records: "Sequence[Record | DecompositionRecord]") -> None:
+def split(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records by what they are of: ``smartdeal``, ``decomposition``, or a ``case``."""
+    found: dict[str, list[dict[str, Any]]] = {"smartdeal": [], "decomposition": [], "case": []}
+    for record in records:
+        found[next(kind for kind in found if kind in record)].append(record)
+    return found
+
+
+def show(records: "Sequence[Record | DecompositionRecord | SmartDealRecord]") -> None:
     """Print everything that was measured."""
     import dataclasses
 
     from popshift.gen.cli.output import print_table
 
-    cases, decompositions = split([dataclasses.asdict(record) for record in records])
+    found = split([dataclasses.asdict(record) for record in records])
+    cases = found["case"]
     tables = [case_table(cases), speed_table(cases), *area_tables(cases)]
-    tables += [decomposition_table(record) for record in decompositions]
+    tables += [decomposition_table(record) for record in found["decomposition"]]
+    tables.append(smartdeal_table(found["smartdeal"]))
     for table in tables:
         if table.rows:
             print_table(*table)
@@ -137,7 +176,7 @@ def _stalls(record: dict[str, Any]) -> str:
     )
 
 
-def _number(value: int | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 

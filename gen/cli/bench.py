@@ -12,6 +12,7 @@ from popshift.hw.errors import EXIT_FAILED, ModelError
 if TYPE_CHECKING:
     from popshift.gen.bench.decompose import DecompositionRecord
     from popshift.gen.bench.records import Record
+    from popshift.gen.bench.smartdeal import SmartDealRecord
 
 FAMILIES = ("ecp5", "ice40", "gowin")
 
@@ -45,21 +46,30 @@ def bench(
             help="Time SmartDeal on ResNet-18 with random weights; nothing else unless it is asked for.",
         ),
     ] = False,
+    smartdeal: Annotated[
+        bool,
+        typer.Option(
+            "--smartdeal",
+            help="Compare SmartDeal, rebuilt and factored, with int8 on arrays made of the configuration; "
+            "nothing else unless it is asked for.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run standard cases: cycles, utilisation, stalls and memory traffic; every integer is compared."""
     named = cases or []
     families = [name for name in named if area and name in FAMILIES] or list(FAMILIES[:1])
     named = [name for name in named if not (area and name in FAMILIES)]
+    chosen_configs = [load_config(name) for name in config or ["a16"]]
     only_decompose = decompose and not (cases or config or area or speed)
-    configs = [] if only_decompose else [load_config(name) for name in config or ["a16"]]
+    configs = [] if only_decompose or (smartdeal and not named) else chosen_configs
 
     from popshift.gen.bench.cases import choose
     from popshift.gen.bench.measure import run_cases
     from popshift.gen.level import Level
 
     chosen = choose(named)
-    records: list[Record | DecompositionRecord] = []
+    records: list[Record | DecompositionRecord | SmartDealRecord] = []
     mismatches = 0
     for entry in configs:
         here = list(
@@ -83,6 +93,13 @@ def bench(
         from popshift.gen.bench.decompose import decompose_resnet18
 
         records.append(decompose_resnet18(seed))
+    if smartdeal:
+        from popshift.gen.bench.smartdeal import compare
+
+        for entry in chosen_configs:
+            compared = list(compare(entry, seed=seed, family=families[0] if area else None))
+            records += compared
+            mismatches += sum(record.mismatches for record in compared)
     if as_json:
         print_json(records)
     else:

@@ -12,6 +12,8 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Lane
 
+_SMALLER = "use smaller weights or biases, or fewer input channels"
+
 
 def convolution_parameters(
     layer: Convolution, zero_point: int, config: AcceleratorConfig, tiles: Sequence[ColumnTile]
@@ -32,15 +34,19 @@ def convolution_parameters(
     smallest = low * positive + high * negative
     bias = layer.bias.astype(np.int64) - zero_point * weight.sum(axis=1)
     reached = np.stack([largest, -smallest, abs(bias), largest + bias, -(smallest + bias)])
-    sums = max(tile.sums for tile in tiles) * -low
-    if sums >= 1 << (numerics.FACTORED_BITS - 1):
-        raise ModelError(
-            f"a sum over a column of coefficients can reach {sums}, beyond {numerics.FACTORED_BITS} bits",
-            where=f"layer {layer.name}",
-            remedy="leave the layer out of the decomposition (SmartDealConfig.skip), or use a configuration "
-            "with rebuild = true",
-        )
+    if tiles[0].basis is None:
+        _check_sums(layer, int(max(largest.max(), -smallest.min())), config.accumulator_width, _SMALLER)
+    else:
+        remedy = "leave the layer out of the decomposition (SmartDealConfig.skip), or use rebuild = true"
+        _check_sums(layer, max(tile.sums for tile in tiles) * -low, numerics.FACTORED_BITS, remedy)
     return _checked(layer, bias, reached.max(axis=0), config)
+
+
+def _check_sums(layer: Convolution, bound: int, bits: int, remedy: str) -> None:
+    """Refuse sums that do not fit the accumulators."""
+    if bound >= 1 << (bits - 1):
+        what = f"a sum can reach {bound} in the accumulators, beyond {bits} bits"
+        raise ModelError(what, where=f"layer {layer.name}", remedy=f"{remedy}{wider_accumulators(bits)}")
 
 
 def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> list[Lane]:
@@ -72,7 +78,7 @@ def _checked(
             raise ModelError(
                 f"the accumulator of output channel {channel} can reach {bound}, beyond {width} bits",
                 where=f"layer {layer.name}",
-                remedy=f"use smaller weights or biases, or fewer input channels{wider_accumulators(width)}",
+                remedy=f"{_SMALLER}{wider_accumulators(width)}",
             )
         if bound * multiplier > numerics.PRODUCT_MAX:
             raise ModelError(

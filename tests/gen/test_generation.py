@@ -7,15 +7,23 @@ import tomllib
 from collections import Counter as Tally
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from popshift.firmware_py import weight_words
 from popshift.gen import generation, interface
-from popshift.hw import isa, packet
+from popshift.hw import isa, numerics, packet
 from popshift.hw.config import AcceleratorConfig, load_config, named_configs
-from popshift.hw.isa import Counter, Opcode, Status, instruction
+from popshift.hw.isa import Counter, Lane, Opcode, Status, instruction
 from popshift.hw.packet import Space
 
-CONFIGS = list(named_configs().values())
+_TINY = load_config("tiny").replace(post_lanes=1)
+SMARTDEAL = [
+    _TINY.replace(name="rebuild", rebuild=True),
+    _TINY.replace(name="shift", pe_kinds=["shift"], requantise="compact"),
+    _TINY.replace(name="everything", cols=6, post_lanes=2, pe_kinds=["mul", "shift"], rebuild=True),
+]
+CONFIGS = [*named_configs().values(), *SMARTDEAL]
 
 
 def memories_in(verilog: str) -> Tally[tuple[int, int]]:
@@ -63,25 +71,91 @@ def test_interface_and_resources_are_json_and_markdown(config: AcceleratorConfig
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_words_fill_their_bytes_and_nothing_overlaps(config: AcceleratorConfig):
     for memory in interface.memories(config):
-        used = [bit for f in memory["fields"] for bit in range(f["shift"], f["shift"] + f["bits"])]
-        assert len(used) == len(set(used)) and max(used) < 8 * memory["word_bytes"]
-        assert 8 * memory["word_bytes"] - len(used) < 8
+        spare = []
+        for fields in memory.get("payloads", {"": []}).values():
+            both = memory["fields"] + fields
+            used = [bit for f in both for bit in range(f["shift"], f["shift"] + f["bits"])]
+            assert len(used) == len(set(used)) and max(used) < 8 * memory["word_bytes"]
+            spare.append(8 * memory["word_bytes"] - len(used))
+        assert 0 <= min(spare) < 8
     activation = interface.memories(config)[0]
     assert activation["banks"] == config.rows
     assert activation["last_address"] == packet.write_address(Space.ACTIVATION, config.activation_depth - 1)
 
 
-@pytest.mark.parametrize("name", ["tiny", "icebreaker"])
-def test_parameter_fields_are_where_the_packer_puts_them(name: str):
-    config = load_config(name)
-    lanes = [(-5 - lane, 1000 + lane, 7 + lane) for lane in range(config.post_lanes)]
-    word = int.from_bytes(isa.pack_parameter(config, lanes), "little")
-    memory = interface.memories(config)[Space.PARAMETER]
-    values = []
-    for field in memory["fields"]:
-        value = word >> field["shift"] & ((1 << field["bits"]) - 1)
-        values.append(value - (1 << field["bits"]) if field["kind"] == "signed" and value >> 31 else value)
-    assert values == [value for lane in lanes for value in lane]
+def read_fields(word: bytes, fields) -> dict[str, int]:
+    """The values in a word, by name; of codes the coefficients."""
+    number, found = int.from_bytes(word, "little"), {}
+    for field in fields:
+        value = number >> field["shift"] & ((1 << field["bits"]) - 1)
+        if field["kind"] == "signed" and value >> (field["bits"] - 1):
+            value -= 1 << field["bits"]
+        found[field["name"]] = numerics.coefficient_of(value) if field["kind"] == "code" else value
+    return found
+
+
+PARAMETERS = [load_config("tiny"), load_config("icebreaker"), *SMARTDEAL]
+
+
+@pytest.mark.parametrize("config", PARAMETERS, ids=lambda config: config.name)
+def test_parameter_fields_are_where_the_packer_puts_them(config: AcceleratorConfig):
+    lanes = [Lane(-5 - n, 1000 + n, 7 + n, (-1 - n, 127, -128)) for n in range(config.post_lanes)]
+    wanted = {}
+    for n, lane in enumerate(lanes):
+        wanted |= {f"bias[{n}]": lane.bias, f"multiplier[{n}]": lane.multiplier, f"shift[{n}]": lane.shift}
+        if "shift" in config.pe_kinds:
+            wanted |= {f"basis[{n}][{s}]": value for s, value in enumerate(lane.basis)}
+    fields = interface.memories(config)[Space.PARAMETER]["fields"]
+    assert read_fields(isa.pack_parameter(config, lanes), fields) == wanted
+
+
+@pytest.mark.parametrize("config", PARAMETERS, ids=lambda config: config.name)
+def test_weight_fields_are_where_the_packer_puts_them(config: AcceleratorConfig):
+    rng = np.random.default_rng(4)
+    memory = interface.memories(config)[Space.WEIGHT]
+    payloads = dict(memory["payloads"])
+    offset, column = np.array([777]), np.array([2])
+    head = {"row_offset": 777} | ({"basis_column": 0} if config.rebuild else {})
+
+    def check(word: np.ndarray, kind: str, wanted: dict[str, int]) -> None:
+        assert len(word) == memory["word_bytes"]
+        assert read_fields(word.tobytes(), memory["fields"] + payloads.pop(kind)) == wanted
+
+    if "mul" in config.pe_kinds:
+        weights = rng.integers(-128, 128, config.cols).astype(np.int8)
+        found = weight_words.dense_words(config, offset, weights[None])[0]
+        check(found, "DENSE", head | {f"weight[{c}]": int(weight) for c, weight in enumerate(weights)})
+    if "shift" in config.pe_kinds:
+        row = rng.choice([0, 1, -1, 64, -64, 8], config.cols).astype(np.int8)
+        found = weight_words.shift_words(config, offset, row[None])[0]
+        check(found, "SHIFT", head | {f"coefficient[{c}]": int(value) for c, value in enumerate(row)})
+    if config.rebuild:
+        row = rng.choice([0, 1, -1, 64, -64, 8], (config.cols, 3)).astype(np.int8)
+        found = weight_words.coefficient_words(config, offset, column, row[None])[0]
+        named = {f"coefficient[{c}][{j}]": int(value) for (c, j), value in np.ndenumerate(row)}
+        check(found, "REBUILD", head | {"basis_column": 2} | named)
+        basis = rng.integers(-128, 128, (config.cols, 3, 3)).astype(np.int8)
+        fields = payloads.pop(interface.BASIS_PAYLOAD)
+        words = [read_fields(word.tobytes(), fields) for word in weight_words.basis_words(config, basis)]
+        for c in range(config.cols):
+            bits = sum(word[f"basis_bits[{c}]"] << 12 * number for number, word in enumerate(words))
+            assert bits == int.from_bytes(basis[c].tobytes(), "little")
+    assert not payloads, "described, but not tested"
+
+
+@pytest.mark.parametrize("config", PARAMETERS, ids=lambda config: config.name)
+def test_codes_are_named_as_far_as_they_are_built(config: AcceleratorConfig):
+    instructions = interface.interface(config)["instructions"]
+    shift = "shift" in config.pe_kinds
+    kinds = {"DENSE": 0} if "mul" in config.pe_kinds else {}
+    kinds |= ({"REBUILD": 1} if config.rebuild else {}) | ({"SHIFT": 2} if shift else {})
+    sources = {"MATRIX": 0, "CHANNEL": 1, "FILL": 2} | ({"BASIS": 3} if shift else {})
+    named = {f["name"]: f["names"] for item in instructions.values() for f in item["fields"] if "names" in f}
+    assert named == {"kind": kinds, "source": sources, "operation": {"MAX": 0, "SUM": 1}}
+    page = interface.markdown(config)
+    for names in named.values():
+        assert "| " + ", ".join(f"{code} {name}" for name, code in names.items()) + " |" in page
+    assert ("| 15 | -64 |" in page) is config.smartdeal
 
 
 def test_instruction_fields_are_where_the_encoder_puts_them():

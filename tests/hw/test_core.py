@@ -1,16 +1,19 @@
 """The core in Amaranth's simulator against the instruction executor: same memory, same counts of work."""
 
+import random
+
 import numpy as np
 import pytest
 
 from popshift.gen.mapping import map_graph
 from popshift.hw import isa
 from popshift.hw.config import load_config
-from popshift.hw.isa import Counter, Status
+from popshift.hw.isa import Counter, Opcode, Source, Status
 from popshift.hw.packet import Space
 from popshift.sim.cycles import predict
 from popshift.sim.executor import Machine
 from popshift.sim.run import load_segment
+from tests import smartdeal_programs
 from tests.hw.core_bench import run_core
 from tests.networks import small_network
 
@@ -80,3 +83,46 @@ def test_core_equals_executor(changes):
     assert outcome.counters[Counter.CYCLES] == sum(predict(decode_all(segment.instructions), config))
     causes = [outcome.counters[c] for c in Counter if Counter.MATRIX <= c <= Counter.CONTROL]
     assert sum(causes) == outcome.counters[Counter.CYCLES]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cols": 6, "tile_cols": 3, "post_lanes": 2, "pe_kinds": ["mul", "shift"], "rebuild": True},
+        {"rows": 2, "cols": 3, "tile_rows": 2, "tile_cols": 1, "rebuild": True, "multiplier_stages": 4},
+        {"rows": 1, "cols": 3, "tile_rows": 1, "tile_cols": 1, "pe_kinds": ["shift"]},
+    ],
+    ids=["everything", "rebuild", "shift"],
+)
+def test_core_equals_executor_on_smartdeal_weights(changes):
+    """Instructions of every kind and source; the activation memory is small enough to be compared whole."""
+    small = {"activation_depth": 512, "weight_depth": 512, "parameter_depth": 48, "accumulator_depth": 48}
+    config = load_config("tiny").replace(**{"post_lanes": 1, **small, **changes})
+    rng = random.Random(SEED)
+    memories = smartdeal_programs.random_memories(rng, config, wild=False)
+    program = smartdeal_programs.random_program(rng, config, pairs=9, hostile=False)
+    used = {item["kind"] for item in program if item.opcode is Opcode.MATRIX}
+    drained = {item["source"] for item in program if item.opcode is Opcode.POST}
+    assert used == set(isa.kinds(config)) and (Source.BASIS in drained) == config.has_basis
+    machine = Machine(config, check_hazards=True)
+    memories.load(machine)
+    words = isa.encode_all(program)
+    machine.write(Space.PROGRAM, 0, np.array(words, "<u4").tobytes())
+    assert machine.run() is Status.DONE
+    outcome = run_core(
+        config,
+        words=words,
+        weights=memories.weights,
+        parameters=memories.parameters,
+        activations=memories.activations,
+    )
+    assert outcome.status is Status.DONE
+    np.testing.assert_array_equal(outcome.memory, machine.activations[0])
+    for counter in (
+        Counter.MATRIX,
+        Counter.WEIGHT_WORDS,
+        Counter.ACTIVATION_READS,
+        Counter.ACTIVATION_WRITES,
+    ):
+        assert outcome.counters[counter] == machine.counters[counter], counter
+    assert outcome.counters[Counter.CYCLES] == sum(predict(program, config))

@@ -205,10 +205,10 @@ def read_activations(device: Accelerator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def test_smartdeal_programs_do_what_the_executor_does(smartdeal_device):
-    """Same status; and if that is DONE, same memory, same counts of work, and the cycles that were predicted."""
+    """Same status; and if that is DONE, same memory, same counts of work, and the cycles predicted."""
     device, config = smartdeal_device
     seen: list[Status] = []
-    for trial in range(80):
+    for trial in range(64):
         rng = random.Random(1000 * SEED + trial)
         memories = smartdeal_programs.random_memories(rng, config, wild=trial % 4 == 1)
         program = smartdeal_programs.random_program(rng, config, pairs=3, hostile=trial % 4 == 3)
@@ -233,12 +233,11 @@ def test_smartdeal_programs_do_what_the_executor_does(smartdeal_device):
         found = read_activations(device, memories.activations.shape)
         np.testing.assert_array_equal(found, machine.activations[0], err_msg=told)
         counters = device.counters()
-        assert {counter: counters[counter] for counter in WORK} == {
-            counter: machine.counters[counter] for counter in WORK
-        }, told
+        for counter in (*WORK, Counter.ACTIVATION_READS):
+            assert counters[counter] == machine.counters[counter], (counter.name, told)
         assert counters[Counter.CYCLES] == sum(predict(program, config)), told
     errors = {status for status in seen if status.is_error}
-    assert seen.count(Status.DONE) >= 50 and len(errors) >= 4, seen
+    assert seen.count(Status.DONE) >= 40 and len(errors) >= 4, seen
     device.reset()
 
 
@@ -249,7 +248,7 @@ def test_kinds_and_sources_that_are_not_built_are_illegal(smartdeal_device):
     bad = [isa.instruction(Opcode.MATRIX, **(matrix | {"kind": kind})) for kind in {*Kind, 3, 15}]
     bad += [isa.instruction(Opcode.POST, **(post | {"source": source})) for source in Source]
     bad = [item for item in bad if isa.illegal_fields(item, config)]
-    assert len(bad) >= 3
+    assert len(bad) >= 2
     for item in bad:
         device.reset()
         words = isa.encode_all([isa.instruction(Opcode.MARK, layer=5), item, isa.instruction(Opcode.END)])
