@@ -15,7 +15,7 @@ help:
 	@echo "make test     lint and all tests"
 	@echo "make setup    .venv with the command .venv/bin/popshift"
 	@echo "make lint     ruff and pyright;  make unit: the tests alone"
-	@echo "make results  measure again what docs/results.md reports (places and routes seven times)"
+	@echo "make results  measure again what docs/results.md reports (places and routes eight times)"
 	@echo "make clean    remove .venv and everything built"
 
 setup: $(VENV)/.installed-test
@@ -38,9 +38,13 @@ results: setup $(VENV)/.installed-build
 	$(BIN)/popshift bench -c a8 --speed --json > results/bench-a8.json
 	$(BIN)/popshift bench -c a16 --speed --area --json > results/bench-a16.json
 	$(BIN)/popshift bench -c a32 --speed --json > results/bench-a32.json
+	$(BIN)/popshift bench --decompose --json > results/decompose.json
+	$(BIN)/popshift bench --smartdeal -c a8 --json > results/smartdeal-a8.json
+	$(BIN)/popshift bench --smartdeal -c a16 --area --json > results/smartdeal-a16.json
 	$(BIN)/popshift build ulx3s-12f --device lfe5u-25f --seeds 3 --json > results/build-ulx3s-12f.json
 	$(BIN)/popshift build icebreaker --device up5k --seeds 3 --json > results/build-icebreaker.json
 	$(BIN)/popshift build ulx3s-85f --device lfe5u-85f --seeds 1 --json > results/build-ulx3s-85f.json
+	$(BIN)/popshift build shift512 --device lfe5u-85f --unit mesh --seeds 1 --json > results/build-shift512.json
 	$(BIN)/python -m popshift.gen.bench.document results docs/results.md
 
 clean:

@@ -8,7 +8,7 @@ from typing import Any
 
 from popshift.gen import interface
 from popshift.hw import packet
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.emit import emit_verilog
 from popshift.hw.errors import InputError
 from popshift.hw.isa import WORD_BITS
@@ -40,9 +40,10 @@ class Resources:
 
     Attributes
     ----------
-    multipliers: int8 x int8, one for each processing element.
+    multipliers: one for each processing element of kind ``mul``; int8 x int8, or int8 x int16 where weights
+        are rebuilt.
     dsp_multipliers: how many of them may become DSP blocks; -1: as many as the device has.
-    wide_multipliers: of the post unit, `wide_multiplier_bits` (accumulator, multiplier) wide.
+    wide_multipliers: of the post unit, `wide_multiplier_bits` (sum, multiplier) wide.
     memories: all on-chip memories.
     """
 
@@ -133,9 +134,10 @@ def technologies() -> list[str]:
 def resources(config: AcceleratorConfig) -> Resources:
     """Multipliers and memories of an accelerator, counted from its configuration."""
     parameter_bits = config.parameter_bits * config.post_lanes
+    weight_bits = ADDRESS_BITS + config.weight_payload_bits
     memories = [
         Memory(name="activations", count=config.rows, width=8, depth=config.activation_depth),
-        Memory(name="weights", count=1, width=8 * config.weight_word_bytes, depth=config.weight_depth),
+        Memory(name="weights", count=1, width=weight_bits, depth=config.weight_depth),
         Memory(name="parameters", count=1, width=parameter_bits, depth=config.parameter_depth),
         Memory(name="program", count=1, width=WORD_BITS, depth=config.program_depth),
         Memory(
@@ -147,13 +149,15 @@ def resources(config: AcceleratorConfig) -> Resources:
         Memory(name="receive buffer", count=1, width=8, depth=packet.MAX_PAYLOAD),
         Memory(name="transmit buffer", count=1, width=8, depth=COBS_BLOCK),
     ]
+    if config.rebuild:
+        memories.append(Memory(name="weights kept", count=1, width=weight_bits, depth=max(2, config.rows)))
     if config.link == "uart":
         memories.append(Memory(name="UART buffer", count=1, width=8, depth=config.link_fifo_depth))
     return Resources(
-        multipliers=config.rows * config.cols,
+        multipliers=config.rows * config.cols if "mul" in config.pe_kinds else 0,
         dsp_multipliers=config.dsp_multipliers,
         wide_multipliers=config.post_lanes,
-        wide_multiplier_bits=(config.accumulator_width, config.requantise.multiplier_bits),
+        wide_multiplier_bits=(config.post_bits, config.requantise.multiplier_bits),
         memories=tuple(memories),
     )
 

@@ -1,10 +1,9 @@
 """Writes measured figures into docs/results.md.
 
-``python -m popshift.gen.bench.document RESULTS_FOLDER FILE.md``; the folder holds what
-``popshift bench --json``, ``popshift bench --decompose --json`` and ``popshift build --json`` printed, in
-files named ``bench*.json``, ``decompose*.json`` and ``build*.json``. In the document each section lies
-between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; a section for which there is no file stays as
-it is.
+``python -m popshift.gen.bench.document RESULTS_FOLDER FILE.md``; the folder holds what ``popshift bench
+--json`` (also with ``--decompose`` or ``--smartdeal``) and ``popshift build --json`` printed, in files named
+after the sections: ``bench*.json`` and so on. In the document each section lies between ``<!-- NAME:begin
+-->`` and ``<!-- NAME:end -->``; a section for which there is no file stays as it is.
 """
 
 import json
@@ -15,7 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from popshift.gen.bench.tables import Table, area_tables, case_table, decomposition_table, speed_table, split
+from popshift.gen.bench.tables import (
+    Table,
+    area_tables,
+    case_table,
+    decomposition_table,
+    smartdeal_table,
+    speed_table,
+    split,
+)
 from popshift.hw.errors import InputError, PopshiftError
 
 Results = dict[str, Any]
@@ -132,10 +139,16 @@ def _decompose(results: Results) -> str:
     return "".join(parts)
 
 
+def _smartdeal(results: Results) -> str:
+    records = split([record for entry in results.values() for record in entry])["smartdeal"]
+    return _tools(records) + markdown(smartdeal_table(records))
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "bench": _bench,
     "build": _build,
     "decompose": _decompose,
+    "smartdeal": _smartdeal,
 }
 
 

@@ -38,10 +38,17 @@ def memories_in(verilog: str) -> Tally[tuple[int, int]]:
     return found
 
 
-def test_the_files_and_the_memories_in_the_verilog(tmp_path: Path):
-    config = load_config("tiny").replace(
-        link="uart", link_fifo_depth=64, rows=4, cols=2, post_lanes=1, requantise="compact"
-    )
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 4, "cols": 2, "post_lanes": 1, "requantise": "compact"},
+        {"rows": 4, "cols": 6, "post_lanes": 2, "pe_kinds": ["mul", "shift"], "rebuild": True},
+        {"rows": 3, "cols": 9, "tile_rows": 1, "tile_cols": 1, "post_lanes": 3, "pe_kinds": ["shift"]},
+    ],
+    ids=["int8", "rebuild", "shift"],
+)
+def test_the_files_and_the_memories_in_the_verilog(tmp_path: Path, changes):
+    config = load_config("tiny").replace(link="uart", link_fifo_depth=64, **changes)
     done = generation.generate(config, tmp_path / "new" / "folder")
     texts = {path.name: path.read_text() for path in done.files}
     assert done.seconds > 0 and len(texts) == 5
@@ -65,7 +72,7 @@ def test_interface_and_resources_are_json_and_markdown(config: AcceleratorConfig
         assert name in page
     resources = generation.resources(config)
     assert resources.memory_kbit == sum(m["kbit"] for m in resources.to_dict()["memories"])
-    assert resources.multipliers == config.peak_macs_per_cycle
+    assert resources.multipliers == (config.peak_macs_per_cycle if "mul" in config.pe_kinds else 0)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
