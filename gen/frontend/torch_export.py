@@ -141,7 +141,7 @@ def _plain_weights(network: torch.nn.Module) -> dict[str, FloatFactors]:
         )
         forms[f"{name}.weight" if name else "weight"] = FloatFactors(factors, found.scale.double().numpy())
         # Torch's own way to remove a parametrisation changes the class, which copies of a module share.
-        weight = layer.weight.detach().clone()
+        weight = found.weight()
         layer.__class__ = parametrize.type_before_parametrizations(layer)
         del layer._modules["parametrizations"]
         layer.register_parameter("weight", torch.nn.Parameter(weight))

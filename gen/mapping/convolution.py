@@ -62,6 +62,12 @@ def convolution_sections(
     return found[best]
 
 
+def _smaller(layer: Convolution) -> str:
+    if layer.factors is None:
+        return "make the kernel or the input smaller"
+    return "leave the layer out of the decomposition (SmartDealConfig.skip)"
+
+
 def _cycles(section: Section, config: AcceleratorConfig) -> int:
     return predict([*section.instructions, instruction(Opcode.MARK, layer=0)], config)[0]
 
@@ -79,7 +85,7 @@ def _sections(
         raise ModelError(
             f"one column of output channels takes {tile_words} weight words, there are {config.weight_depth}",
             where=f"layer {layer.name}",
-            remedy=f"raise weight_depth to at least {tile_words}, or make the kernel or the input smaller",
+            remedy=f"raise weight_depth to at least {tile_words}, or {_smaller(layer)}",
         )
     fills = fill_padding(target, config)
     rows = 1 if scheme.source is Source.MATRIX else BASIS_SIZE

@@ -78,7 +78,7 @@ def dense(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -
 
     def tile(start: int, stop: int) -> ColumnTile:
         weight = _with_zero_tap(layer.weight[start:stop], config.cols)
-        words = dense_words(config, offsets, weight[:, taps].transpose(1, 2, 0))
+        words = dense_words(config, offsets, weight[:, taps].transpose(1, 2, 0).astype(np.int8))
         return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, int((taps >= 0).sum()))
 
     return partial(_each, tile, config.cols)

@@ -8,6 +8,9 @@ Everything public is here and loaded on first use, so that ``import popshift`` c
     from a PyTorch module to a program for a configuration (`popshift.gen.compilation.compile_module`).
 ``load``
     a program file (`popshift.firmware_py.program.Program.load`).
+``smartdeal``
+    weights as power-of-two coefficients times a small basis (`popshift.gen.compress.smartdeal`):
+    ``decompose``, ``SmartDealConfig``.
 ``execute``, ``verify``
     run a program at a level, and compare it with the golden model (`popshift.gen.execution`).
 ``open``
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from popshift.firmware_py.program import Program as _Program
     from popshift.gen.compilation import compile_module as compile
+    from popshift.gen.compress import smartdeal as smartdeal
     from popshift.gen.device import open_device as open
     from popshift.gen.execution import execute as execute
     from popshift.gen.execution import verify as verify
@@ -45,6 +49,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_config": ("popshift.hw.config", "load_config"),
     "named_configs": ("popshift.hw.config", "named_configs"),
     "open": ("popshift.gen.device", "open_device"),
+    "smartdeal": ("popshift.gen.compress.smartdeal", None),
     "verify": ("popshift.gen.execution", "verify"),
 }
 
@@ -58,6 +63,7 @@ __all__ = [  # the names in _PUBLIC
     "load_config",
     "named_configs",
     "open",
+    "smartdeal",
     "verify",
 ]
 

@@ -88,9 +88,9 @@ def test_core_equals_executor(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"cols": 6, "tile_cols": 3, "post_lanes": 2, "pe_kinds": ["mul", "shift"], "rebuild": True},
+        {"cols": 12, "tile_cols": 3, "post_lanes": 2, "pe_kinds": ["mul", "shift"], "rebuild": True},
         {"rows": 2, "cols": 3, "tile_rows": 2, "tile_cols": 1, "rebuild": True, "multiplier_stages": 4},
-        {"rows": 1, "cols": 3, "tile_rows": 1, "tile_cols": 1, "pe_kinds": ["shift"]},
+        {"rows": 1, "cols": 7, "tile_rows": 1, "tile_cols": 1, "pe_kinds": ["shift"]},
     ],
     ids=["everything", "rebuild", "shift"],
 )

@@ -28,14 +28,14 @@ _SMALL = load_config("tiny").replace(
     activation_depth=512, weight_depth=512, parameter_depth=48, program_depth=128, accumulator_depth=48
 )
 SMARTDEAL = {
-    "everything": _SMALL.replace(cols=6, tile_cols=3, pe_kinds=["mul", "shift"], rebuild=True),
+    "everything": _SMALL.replace(cols=6, tile_cols=3, post_lanes=1, pe_kinds=["mul", "shift"], rebuild=True),
     "rebuild, one row": _SMALL.replace(rows=1, cols=2, tile_rows=1, tile_cols=1, post_lanes=1, rebuild=True),
     "shift only": _SMALL.replace(
         rows=3,
-        cols=9,
+        cols=8,
         tile_rows=1,
         tile_cols=1,
-        post_lanes=3,
+        post_lanes=1,
         pe_kinds=["shift"],
         accumulator_width=24,
         requantise="compact",
