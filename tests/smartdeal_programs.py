@@ -15,6 +15,7 @@ from popshift.sim.executor import Machine
 
 _END = instruction(Opcode.END)
 _LARGEST_OFFSET = 60
+WAYS_TO_SPOIL = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def random_memories(rng: random.Random, config: AcceleratorConfig, *, wild: bool
     if wild:
         heads[rng.randrange(len(heads))] = rng.getrandbits(ADDRESS_BITS)
     weights[:, : ADDRESS_BITS // 8] = heads[:, None].view(np.uint8)
-    shifts = config.requantise.shifts
+    shifts = config.requantise.shifts[4:26]  # with others, hardly any result would lie within 8 bits
 
     def lane() -> Lane:
         multiplier = rng.getrandbits(min(30, config.requantise.multiplier_bits))
@@ -56,7 +57,7 @@ def random_memories(rng: random.Random, config: AcceleratorConfig, *, wild: bool
         if config.has_basis:
             basis = (rng.randint(-128, 127), rng.choice((-128, -127, 0, 127)), rng.randint(-128, 127))
         bias = rng.randint(-(1 << 20), 1 << 20)
-        return Lane(bias, multiplier, rng.choice(shifts[: rng.choice((3, 12))]), basis)
+        return Lane(bias, multiplier, rng.choice(shifts), basis)
 
     words = [
         isa.pack_parameter(config, [lane() for _ in range(config.post_lanes)])
@@ -97,12 +98,12 @@ def _plain_post() -> dict[str, int]:
 def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int], dict[str, int]]:
     """Fields of a MATRIX and of the POST that drains what it filled, within all memories.
 
-    MATRIX reads the first half of the activation memory, POST writes the second: it has 512 words.
+    MATRIX reads words below 300 of the activation memory, POST writes above, below 512.
     """
     kind = rng.choice(isa.kinds(config))
     source = rng.choice([Source.MATRIX, *([Source.BASIS] if config.has_basis else [])])
     shape, rows, width = _post_shape(rng, config, source)
-    half = config.activation_depth // 2
+    assert config.activation_depth >= 512
     matrix = {
         "kind": int(kind),
         "x_count": width,
@@ -126,32 +127,32 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
     chunks = matrix["n_tiles"] * per_half - rng.randrange(per_half)
     parameters = chunks * (numerics.BASIS_SIZE if source is Source.BASIS else 1)
     assert parameters <= config.parameter_depth
-    low = rng.randint(-128, 127)
+    low, period = rng.randint(-128, 127), rng.randint(1, config.bank_groups)
     post = _plain_post() | shape
     post |= {
         "source": int(source),
-        "period": rng.randint(1, config.bank_groups),
+        "period": period,
         "uniform": rng.getrandbits(1),
         "zero_point": rng.randint(-128, 127),
         "low": rng.choice((-128, low)),
         "high": rng.choice((127, rng.randint(low, 127))),
         "chunks": chunks,
         "parameter_base": rng.choice((0, config.parameter_depth - parameters)),
-        "base": half + rng.randint(0, 20),
-        "x_step": rng.randint(0, 3),
+        "base": 340 + rng.randint(0, 20),
+        "x_step": rng.randint(0, 2),
         "y_step": rng.randint(0, 9),
-        "plane_step": rng.randint(-1, 12),
+        "plane_step": rng.randint(-1, 60 // -(-chunks // period)),
         "mask": rng.randint(1, (1 << config.bank_groups) - 1),
     }
     return matrix, post
 
 
-def _hostile(
-    rng: random.Random, config: AcceleratorConfig, matrix: dict[str, int], post: dict[str, int]
+def _spoil(
+    how: int, rng: random.Random, config: AcceleratorConfig, matrix: dict[str, int], post: dict[str, int]
 ) -> None:
-    """Change one field or two such that something may lie outside."""
+    """Change one field or two, in one of `WAYS_TO_SPOIL`, such that something may lie outside."""
     depth = config.activation_depth
-    match rng.randrange(8):
+    match how:
         case 0:
             matrix["weight_base"] = config.weight_depth - rng.randint(0, 2 * config.rows + isa.BASIS_WORDS)
         case 1:
@@ -173,9 +174,9 @@ def _hostile(
 
 
 def random_program(
-    rng: random.Random, config: AcceleratorConfig, *, pairs: int, hostile: bool
+    rng: random.Random, config: AcceleratorConfig, *, pairs: int, spoilt: int | None = None
 ) -> list[Instruction]:
-    """`pairs` of MATRIX and POST with a mark behind some of them; `hostile`: something is wrong with one.
+    """`pairs` of MATRIX and POST with a mark behind some of them; `spoilt`: how one of them is.
 
     First all of both accumulator halves is written, so that what a POST finds beyond the pixels of its MATRIX
     is known.
@@ -193,11 +194,11 @@ def random_program(
         instruction(Opcode.POST, **first),
         instruction(Opcode.MARK, layer=0),
     ]
-    wrong = rng.randrange(pairs) if hostile else -1
+    wrong = rng.randrange(pairs)
     for index in range(pairs):
         matrix, post = _pair(rng, config)
-        if index == wrong:
-            _hostile(rng, config, matrix, post)
+        if index == wrong and spoilt is not None:
+            _spoil(spoilt, rng, config, matrix, post)
         found += [instruction(Opcode.MATRIX, **matrix), instruction(Opcode.POST, **post)]
         if rng.getrandbits(1):
             found.append(instruction(Opcode.MARK, layer=index))

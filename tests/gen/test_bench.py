@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from popshift.gen import execution
-from popshift.gen.bench import cases, document, measure, networks, speed
+from popshift.gen.bench import cases, document, measure, networks, smartdeal, speed
 from popshift.gen.bench.cases import CASES, choose
 from popshift.gen.bench.decompose import DecompositionRecord, KindRecord, kind_records
 from popshift.gen.bench.records import Record
@@ -20,13 +20,17 @@ from popshift.gen.execution import Level
 from popshift.gen.implement.synthesis import Resources
 from popshift.gen.mapping import map_graph
 from popshift.gen.train import digits
-from popshift.hw.config import load_config
+from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.emit import emit_rtlil
-from popshift.hw.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError, ModelError, ToolError
-from popshift.hw.numerics import Requantise
+from popshift.hw.errors import EXIT_BAD_INPUT, EXIT_FAILED, ConfigError, InputError, ModelError, ToolError
 
 TINY = load_config("tiny")
-SINGLE_LAYERS = [name for name in CASES if name != "digits"]
+SINGLE_LAYERS = [name for name in CASES if not name.startswith(("digits", "plain20"))]
+
+
+def array(name: str) -> AcceleratorConfig:
+    """One that can run the case."""
+    return load_config("a16-rebuild" if "-sd" in name else "a16")
 
 
 def one(name: str, **options) -> Record:
@@ -38,7 +42,7 @@ def one(name: str, **options) -> Record:
 
 @pytest.mark.parametrize("name", SINGLE_LAYERS)
 def test_a_case_depends_on_its_seed_alone(name):
-    first, again, other = (CASES[name].build(Requantise.EXACT, seed) for seed in (1, 1, 2))
+    first, again, other = (CASES[name].build(array(name), seed) for seed in (1, 1, 2))
     assert np.array_equal(first.images, again.images)
     assert not np.array_equal(first.images, other.images)
     weights = [getattr(workload.graph.operators[0], "weight", None) for workload in (first, again, other)]
@@ -50,8 +54,8 @@ def test_a_case_depends_on_its_seed_alone(name):
 @pytest.mark.parametrize("name", SINGLE_LAYERS)
 def test_random_layers_use_the_range_of_int8(name):
     """A case whose outputs were all clamped, or all alike, would compare nothing."""
-    workload = CASES[name].build(Requantise.COMPACT, 0)
-    found = execution.golden.run(workload.graph, workload.images)["y"]
+    workload = CASES[name].build(array(name).replace(requantise="compact"), 0)
+    found = execution.golden.run(workload.graph, workload.images)[workload.graph.outputs[0]]
     assert np.mean((found > -128) & (found < 127)) > 0.8
     assert found.std() > 15
 
@@ -66,12 +70,45 @@ def test_random_layers_use_the_range_of_int8(name):
         ("fc64", 64 * 64),
         ("fc640", 640 * 128),
         ("pool16", 0),
+        ("conv64-sd50", 64 * 64 * 9 * 256),
+        ("plain20", 40551040),
     ],
 )
 def test_cases_have_the_size_that_their_name_promises(name, macs):
-    workload = CASES[name].build(Requantise.EXACT, 0)
-    program = map_graph(workload.graph, load_config("a16"))
+    workload = CASES[name].build(array(name), 0)
+    program = map_graph(workload.graph, array(name))
     assert sum(layer.macs for layer in program.layers) == macs
+
+
+def test_smartdeal_cases_need_an_array_for_them():
+    with pytest.raises(ModelError, match="configuration a16 has neither rebuild nor shift PEs"):
+        CASES["conv64-sd"].build(load_config("a16"), 0)
+
+
+def test_smartdeal_is_compared_with_int8_on_arrays_of_one_size(monkeypatch):
+    """The figures that SmartDeal is for, on the executor: traffic, and time for half of the rows zero."""
+    monkeypatch.setattr(smartdeal, "NETWORKS", ("conv64",))
+    found = smartdeal.arrays(load_config("a8"))
+    assert {name: config.rows * config.cols for name, config in found.items()} == {
+        "dense int8": 64,
+        "rebuild": 64,
+        "factored": 192,
+    }
+    assert found["factored"].pe_kinds == ("shift",)
+    with pytest.raises(ConfigError, match="96 columns are needed for factored execution, 64 are possible"):
+        smartdeal.arrays(load_config("a32"))
+    cycles, words = {}, {}
+    for form, config in (
+        ("conv64", found["dense int8"]),
+        *((f"conv64-sd{n}", found["rebuild"]) for n in ("", "50")),
+    ):
+        program = map_graph(CASES[form].build(config, 0).graph, config)
+        record = program.layers[-1]
+        cycles[form] = record.predicted_cycles
+        tiles = record.mapping["weight_words"] * record.mapping["pixel_tiles"]
+        words[form] = tiles * config.weight_word_bytes
+    assert cycles["conv64-sd"] <= 1.02 * cycles["conv64"] and cycles["conv64"] >= 1.8 * cycles["conv64-sd50"]
+    assert words["conv64-sd"] <= 0.55 * words["conv64"] and words["conv64-sd50"] <= 0.35 * words["conv64"]
 
 
 def test_an_unknown_case_is_refused_with_the_list():
@@ -126,11 +163,11 @@ def test_every_wrong_value_is_counted(monkeypatch):
 
 
 def test_accuracy_is_the_share_of_right_answers(monkeypatch):
-    monkeypatch.setattr(digits, "trained", lambda _, seed: digits.network(seed).eval())
-    workload = cases.digits.__wrapped__(Requantise.EXACT, 0)
+    monkeypatch.setattr(cases, "_trained_digits", lambda seed: digits.network(seed).eval())
+    workload = cases.digits(load_config("a8"), 0)
     labels = np.asarray(workload.labels)[:40]
     workload = dataclasses.replace(workload, images=workload.images[:40], labels=labels)
-    monkeypatch.setitem(CASES, "digits", cases.Case("", lambda mode, seed: workload))
+    monkeypatch.setitem(CASES, "digits", cases.Case("", lambda config, seed: workload))
     record = next(measure.run_cases(choose(["digits"]), load_config("a8"), level=Level.ISA))
     scores = execution.golden.run(workload.graph, workload.images)[workload.graph.outputs[0]]
     right = [int(np.argmax(score)) == label for score, label in zip(scores, labels, strict=True)]

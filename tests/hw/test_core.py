@@ -100,7 +100,7 @@ def test_core_equals_executor_on_smartdeal_weights(changes):
     config = load_config("tiny").replace(**{"post_lanes": 1, **small, **changes})
     rng = random.Random(SEED)
     memories = smartdeal_programs.random_memories(rng, config, wild=False)
-    program = smartdeal_programs.random_program(rng, config, pairs=9, hostile=False)
+    program = smartdeal_programs.random_program(rng, config, pairs=9)
     used = {item["kind"] for item in program if item.opcode is Opcode.MATRIX}
     drained = {item["source"] for item in program if item.opcode is Opcode.POST}
     assert used == set(isa.kinds(config)) and (Source.BASIS in drained) == config.has_basis
