@@ -39,11 +39,12 @@ class Ice40(Portable):
                 "requantise must be compact on iCE40: its multipliers are 16 bits wide",
                 remedy='set requantise = "compact"',
             )
-        factor = b[:16]  # never negative: bit 16 is its sign
-        low = _mac16(m, a[:16], factor, signs=(False, False), stages=stages - 1)
-        upper = Signal(signed(16))
-        m.d.comb += upper.eq(a[16:].as_signed())
-        high = _mac16(m, upper, factor, signs=(True, False), stages=stages - 1).as_signed()
+        is_signed = len(b) <= 16  # a factor of 17 bits is never negative: its last bit is its sign
+        factor, upper = Signal(signed(17)), Signal(signed(16))
+        m.d.comb += [factor.eq(b), upper.eq(a[16:].as_signed())]
+        low = _mac16(m, a[:16], factor[:16], signs=(False, is_signed), stages=stages - 1)
+        high = _mac16(m, upper, factor[:16], signs=(True, is_signed), stages=stages - 1).as_signed()
+        low = low.as_signed() if is_signed else low
         return delayed(m, low + (high << 16), 1, "wide_product", shape=signed(len(a) + len(b)))
 
     def ram(self, *, width: int, depth: int) -> Ram:

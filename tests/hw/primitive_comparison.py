@@ -7,6 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from popshift.hw.memory.ram import Ram, VerilogRam
+from popshift.hw.numerics import BASIS_BITS, FACTORED_BITS
+from popshift.hw.post import basis
 from popshift.hw.tech.ecp5 import Ecp5
 from popshift.hw.tech.gowin import Gowin
 from popshift.hw.tech.ice40 import Ice40, Spram
@@ -19,6 +21,7 @@ WIDE = {
     "compact": ((32, 17), 4),
     "compact-24": ((24, 17), 4),
     "exact-24": ((24, 35), 5),
+    "basis": ((FACTORED_BITS, BASIS_BITS), basis.PRODUCT_STAGES),
 }
 NARROW, REBUILT = 8, 16
 """Bits of the PE multipliers' weights."""
@@ -53,7 +56,9 @@ class PrimitiveComparison(wiring.Component):
             "portable-add-chosen",
             "ecp5-add-chosen",
             *(f"{name}-wide-{kind}" for name in ("ecp5", "gowin") for kind in WIDE),
-            *(f"ice40-wide-{kind}" for kind in WIDE if kind.startswith("compact")),  # all its multipliers can
+            *(
+                f"ice40-wide-{kind}" for kind in WIDE if not kind.startswith("exact")
+            ),  # as far as it can
             "spram",
             "late-write",
             "ice40-ram",
@@ -123,10 +128,12 @@ class PrimitiveComparison(wiring.Component):
     def _wide_products(self, m: Module, one, other) -> None:
         for kind, ((a_bits, b_bits), stages) in WIDE.items():
             a = _corners(m, one[:a_bits], one[40:43], one[48:53])
-            factor = _corners(m, other[: b_bits - 1], other[40:43], other[48:53])
+            # A basis has a sign, factors have none.
+            known = b_bits if kind == "basis" else b_bits - 1
+            factor = _corners(m, other[:known], other[40:43], other[48:53])
             operands = (
                 _signal(m, a, signed(a_bits)),
-                _signal(m, Cat(factor, Const(0, 1)), signed(b_bits)),
+                _signal(m, Cat(factor, Const(0, b_bits - known)), signed(b_bits)),
             )
             wanted = Portable().wide_product(m, *operands, stages=stages)
             for technology in (Ecp5, Gowin, Ice40):
