@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popshift.gen import interface
-from popshift.hw import packet
+from popshift.hw import numerics, packet
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.emit import emit_verilog
 from popshift.hw.errors import InputError
@@ -40,17 +40,20 @@ class Resources:
 
     Attributes
     ----------
-    multipliers: one for each processing element of kind ``mul``; int8 x int8, or int8 x int16 where weights
-        are rebuilt.
+    multipliers: one for each processing element of kind ``mul``, `multiplier_bits` (activation, weight) wide.
     dsp_multipliers: how many of them may become DSP blocks; -1: as many as the device has.
     wide_multipliers: of the post unit, `wide_multiplier_bits` (sum, multiplier) wide.
+    basis_multipliers: of the post unit, `basis_multiplier_bits` (sum, element of the basis) wide.
     memories: all on-chip memories.
     """
 
     multipliers: int
+    multiplier_bits: tuple[int, int]
     dsp_multipliers: int
     wide_multipliers: int
     wide_multiplier_bits: tuple[int, int]
+    basis_multipliers: int
+    basis_multiplier_bits: tuple[int, int]
     memories: tuple[Memory, ...]
 
     @property
@@ -155,9 +158,12 @@ def resources(config: AcceleratorConfig) -> Resources:
         memories.append(Memory(name="UART buffer", count=1, width=8, depth=config.link_fifo_depth))
     return Resources(
         multipliers=config.rows * config.cols if "mul" in config.pe_kinds else 0,
+        multiplier_bits=(numerics.ACTIVATION_BITS, config.weight_bits),
         dsp_multipliers=config.dsp_multipliers,
         wide_multipliers=config.post_lanes,
         wide_multiplier_bits=(config.post_bits, config.requantise.multiplier_bits),
+        basis_multipliers=config.post_lanes * numerics.BASIS_SIZE if config.has_basis else 0,
+        basis_multiplier_bits=(numerics.FACTORED_BITS, numerics.BASIS_BITS),
         memories=tuple(memories),
     )
 

@@ -40,11 +40,13 @@ def _print(done: "Generated") -> None:
         for memory in resources.memories
     ]
     print_table("Memories", ["memory", "number", "bits", "words", "kbit"], rows)
-    wide = " x ".join(map(str, resources.wide_multiplier_bits))
-    typer.echo(
-        f"{resources.multipliers} multipliers of 8 x 8 bits, {resources.wide_multipliers} of {wide}; "
-        f"{resources.memory_kbit:,.1f} kbit of memory"
-    )
+    kinds = [
+        (resources.multipliers, resources.multiplier_bits),
+        (resources.wide_multipliers, resources.wide_multiplier_bits),
+        (resources.basis_multipliers, resources.basis_multiplier_bits),
+    ]
+    told = [f"{number} multipliers of {bits[0]} x {bits[1]} bits" for number, bits in kinds if number]
+    typer.echo(f"{', '.join(told)}; {resources.memory_kbit:,.1f} kbit of memory")
     typer.echo(
         "LUT, FF, block RAM and clock are measured, not estimated: popshift build, popshift bench --area"
     )

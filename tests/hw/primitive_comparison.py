@@ -56,9 +56,7 @@ class PrimitiveComparison(wiring.Component):
             "portable-add-chosen",
             "ecp5-add-chosen",
             *(f"{name}-wide-{kind}" for name in ("ecp5", "gowin") for kind in WIDE),
-            *(
-                f"ice40-wide-{kind}" for kind in WIDE if not kind.startswith("exact")
-            ),  # as far as it can
+            *(f"ice40-wide-{kind}" for kind in WIDE if not kind.startswith("exact")),  # as far as it can
             "spram",
             "late-write",
             "ice40-ram",
