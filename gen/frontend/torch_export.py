@@ -23,6 +23,8 @@ from popshift.gen.frontend.program_importer import ProgramImporter
 from popshift.gen.graph import Factors
 from popshift.hw.errors import ModelError
 
+_SMARTDEAL_PARAMETER = "parametrizations.weight.original0"
+
 
 def from_module(module: torch.nn.Module, example: Any) -> FloatGraph:
     """Import a module; it stays as it is (a copy is exported, in eval mode, in float32, on the CPU).
@@ -54,7 +56,13 @@ def check_module(module: torch.nn.Module, example: Any) -> list[Finding]:
 
 def from_exported(program: ExportedProgram | str | Path) -> FloatGraph:
     """Import an exported program, or a ``.pt2`` file. Errors as `from_module`."""
-    return _imported(_loaded(program), {})
+    loaded = _loaded(program)
+    graph = _imported(loaded, {})
+    if any(name.endswith(_SMARTDEAL_PARAMETER) for name in loaded.state_dict):
+        graph.notes.append(
+            "an exported program keeps no SmartDeal form, weights are quantised to int8: compile the module"
+        )
+    return graph
 
 
 def check_exported(program: ExportedProgram | str | Path) -> list[Finding]:

@@ -11,13 +11,14 @@ from popshift.firmware_py.weight_words import passes
 from popshift.gen.compilation import attached_graph, compile_graph, compile_module
 from popshift.gen.compress import smartdeal
 from popshift.gen.compress.smartdeal import SmartDealConfig
+from popshift.gen.compress.smartdeal.options import ONE_SLICE
 from popshift.gen.explain import explain_program, mapping_text
-from popshift.gen.frontend.torch_export import from_module
+from popshift.gen.frontend.torch_export import from_exported, from_module
 from popshift.gen.mapping.digits import digits
 from popshift.gen.mapping.schemes import candidates
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig, load_config
-from popshift.hw.errors import ModelError
+from popshift.hw.errors import InputError, ModelError
 from popshift.hw.isa import Kind, Opcode
 
 TINY = load_config("tiny")
@@ -258,3 +259,24 @@ def test_candidates_prefer_what_the_configuration_was_made_for():
     program = compile_module(layer, torch.randn(4, 4, 6, 6), MIXED).program
     names = [entry.scheme.name for entry in candidates(graph.operators[0], program.inputs[0], 4, 4, MIXED)]
     assert names == ["rebuild", "factored", "digits"]
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor found")
+def test_an_exported_program_says_that_it_lost_the_form(tmp_path):
+    layer = decomposed(nn.Conv2d(4, 4, 3), REBUILD)
+    exported = torch.export.export(layer, (torch.randn(1, 4, 6, 6),))
+    torch.export.save(exported, tmp_path / "small.pt2")
+    graph = from_exported(tmp_path / "small.pt2")
+    assert graph.notes == [
+        "an exported program keeps no SmartDeal form, weights are quantised to int8: compile the module"
+    ]
+    assert [operator.smartdeal for operator in graph.operators] == [None]
+    assert np.allclose(graph.operators[0].weight, layer.weight.detach().numpy())
+
+
+def test_the_target_may_be_named():
+    assert SmartDealConfig.for_target("a8").banks == 8
+    with pytest.raises(InputError, match=r"row_sparsity must be at least 0 and below 1, not '0\.5'"):
+        SmartDealConfig(row_sparsity="0.5")  # type: ignore[arg-type]
+    one = SmartDealConfig.for_target(SHIFT)
+    assert (one.group, one.slice_rows) == (2, ONE_SLICE)

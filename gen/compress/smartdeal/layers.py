@@ -102,7 +102,7 @@ def decompose(
     for name in config.skip:
         if name not in layers:
             raise InputError(f"there is no layer {name!r} to skip", remedy=f"layers: {', '.join(layers)}")
-        del layers[name]
+    layers = {name: layer for name, layer in layers.items() if name not in config.skip}
     weights = {
         name: _plain_weight(layer, f"layer {name or type(layer).__name__}") for name, layer in layers.items()
     }

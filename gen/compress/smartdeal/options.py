@@ -1,9 +1,10 @@
 """What a SmartDeal decomposition shall look like."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError
 from popshift.hw.isa import basis_groups
 
@@ -46,8 +47,8 @@ class SmartDealConfig:
     def __post_init__(self) -> None:
         for name in ("row_sparsity", "element_sparsity"):
             value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise InputError(f"{name} must be at least 0 and below 1, not {value}")
+            if not isinstance(value, int | float) or not 0 <= value < 1:
+                raise InputError(f"{name} must be at least 0 and below 1, not {value!r}")
         smallest = {"group": 1, "banks": 1, "slice_rows": 3, "restarts": 1, "iterations": 1}
         for name, least in smallest.items():
             value = getattr(self, name)
@@ -58,10 +59,12 @@ class SmartDealConfig:
         object.__setattr__(self, "skip", tuple(self.skip))
 
     @classmethod
-    def for_target(cls, config: AcceleratorConfig, **options: Any) -> Self:
+    def for_target(cls, config: AcceleratorConfig | str | Path, **options: Any) -> Self:
         """What suits the array of `config` best: zero rows that it skips for free, and one basis for a filter
-        if it has ``shift`` PEs alone. `options` are the other attributes, or the same.
+        if it has ``shift`` PEs alone. `config` may be its name or file; `options` are the other attributes,
+        or the same.
         """
+        config = config if isinstance(config, AcceleratorConfig) else load_config(config)
         suited: dict[str, Any] = {"group": config.cols, "banks": config.rows}
         if "mul" not in config.pe_kinds:
             suited |= {"group": basis_groups(config) * config.post_lanes, "slice_rows": ONE_SLICE}
