@@ -126,7 +126,7 @@ class AcceleratorConfig:
         for kind in self.pe_kinds:
             if kind not in PE_KINDS:
                 self._refuse("pe_kinds", f"must be among {', '.join(PE_KINDS)}", "remove the unknown kind")
-        if "shift" in self.pe_kinds and self.chunks < numerics.BASIS_SIZE:
+        if self.has_basis and self.chunks < numerics.BASIS_SIZE:
             least = numerics.BASIS_SIZE * self.post_lanes
             self._refuse("cols", f"must be at least 3 * post_lanes = {least} with shift PEs", "raise it")
         if self.rebuild:
@@ -206,7 +206,7 @@ class AcceleratorConfig:
     @property
     def smartdeal(self) -> bool:
         """Whether it can work with SmartDeal weights as they are."""
-        return self.rebuild or "shift" in self.pe_kinds
+        return self.rebuild or self.has_basis
 
     @property
     def weight_bits(self) -> int:

@@ -103,7 +103,7 @@ class Source(IntEnum):
 
 def sources(config: AcceleratorConfig) -> tuple[Source, ...]:
     """The sources that a configuration has."""
-    return tuple(source for source in Source if source is not Source.BASIS or "shift" in config.pe_kinds)
+    return tuple(source for source in Source if source is not Source.BASIS or config.has_basis)
 
 
 class ChannelOperation(IntEnum):

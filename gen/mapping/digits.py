@@ -65,6 +65,7 @@ def _two_rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return least, chosen
 
 
+@cache
 def _three_rows(value: int) -> NDArray[np.int64]:
     """The coefficients (3, 3) of least magnitude."""
     sums, codes = _one_row(_LARGE)

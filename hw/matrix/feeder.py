@@ -17,7 +17,7 @@ from popshift.hw.numerics import CODE_BITS, WEIGHT_BITS
 from popshift.hw.pipeline import delayed
 from popshift.hw.tech.portable import Portable
 
-_MESH_BEHIND_GATHER = 3
+MESH_BEHIND_GATHER = 3
 """Cycles by which weights may follow their row's offset: the activations take so long from their address."""
 
 
@@ -32,7 +32,7 @@ def issue_to_ready(config: AcceleratorConfig) -> int:
     Two for the offsets to arrive; passes of an array with a single row would then follow each other faster
     than the accumulators can add to the same pixel, so there it is three. More if the weights come later.
     """
-    return (3 if config.rows == 1 else 2) + max(0, weights_latency(config) - _MESH_BEHIND_GATHER)
+    return (3 if config.rows == 1 else 2) + max(0, weights_latency(config) - MESH_BEHIND_GATHER)
 
 
 def load_cycles(config: AcceleratorConfig, *, slice_begins: bool = False) -> int:

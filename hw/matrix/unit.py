@@ -9,7 +9,7 @@ from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.matrix import accumulators as accumulators_module
 from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.matrix.control import FEEDER_FIELDS, MatrixControl
-from popshift.hw.matrix.feeder import WeightFeeder, weight_word, weights_latency
+from popshift.hw.matrix.feeder import MESH_BEHIND_GATHER, WeightFeeder, weight_word, weights_latency
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh, mesh_latency
 from popshift.hw.memory.activations import ActivationMemory, address_bits
@@ -21,6 +21,7 @@ PIXEL_TO_ACTIVATION = 1 + GATHER_LATENCY + ActivationMemory.LATENCY
 """Cycles from the control's pixel to its activations at row tile 0."""
 SWITCH_TO_MESH = PIXEL_TO_ACTIVATION - 1
 """The mesh switches one cycle before the first activation of a pass."""
+assert SWITCH_TO_MESH == MESH_BEHIND_GATHER, "weights may be as late as the switch of the mesh"
 
 
 def pixel_to_accumulator(config: AcceleratorConfig) -> int:

@@ -107,26 +107,28 @@ def _add_gated(m: Module, x, y, gate, *, subtract: bool):
     bits = 9
     left, right, total = (Signal(signed(bits + 1), name=name) for name in ("row_x", "row_y", "row_sum"))
     m.d.comb += [left.eq(x), right.eq(y)]
-    carry = Const(int(subtract), 1)
-    init = Const(0x95AA if subtract else 0x6AAA, 16)
-    for bit in range(0, bits, 2):
-        carry_out = Signal(name="row_carry")
+    table = 0x95AA if subtract else 0x6AAA
+    operands = {"A": left, "B": right, "C": gate.replicate(bits + 1), "D": Const(-1, signed(bits + 1))}
+    _carry_row(m, table, Const(int(subtract), 1), operands, total, "row_carry")
+    return total[:bits].as_signed()
+
+
+def _carry_row(m: Module, table: int, carry, operands: dict[str, Value], total: Signal, name: str) -> None:
+    """A row of carry cells of one truth table, two bits each; `operands` by input, as wide as `total`."""
+    for bit in range(0, len(total), 2):
+        carry_out = Signal(name=name)
         m.submodules += Instance(
             "CCU2C",
-            p_INIT0=init,
-            p_INIT1=init,
+            p_INIT0=Const(table, 16),
+            p_INIT1=Const(table, 16),
             p_INJECT1_0="NO",
             p_INJECT1_1="NO",
             i_CIN=carry,
-            **{f"i_A{half}": left[bit + half] for half in range(2)},
-            **{f"i_B{half}": right[bit + half] for half in range(2)},
-            **{f"i_C{half}": gate for half in range(2)},
-            **{f"i_D{half}": Const(1) for half in range(2)},
+            **{f"i_{pin}{half}": value[bit + half] for pin, value in operands.items() for half in range(2)},
             **{f"o_S{half}": total[bit + half] for half in range(2)},
             o_COUT=carry_out,
         )
         carry = carry_out
-    return total[:bits].as_signed()
 
 
 def _add_chosen(m: Module, a, low, high, select, carry, *, bits: int) -> Value:
@@ -136,28 +138,13 @@ def _add_chosen(m: Module, a, low, high, select, carry, *, bits: int) -> Value:
     give A there: it does, since D = 0 chooses C, and ``A ^ 0`` is A.
     """
     table = [a ^ (b if d else c) for d in range(2) for c in range(2) for b in range(2) for a in range(2)]
-    init = Const(sum(bit << entry for entry, bit in enumerate(table)), 16)
+    number = sum(bit << entry for entry, bit in enumerate(table))
     wide = [Signal(signed(bits + bits % 2), name=f"chosen_{name}") for name in ("a", "low", "high", "sum")]
     *operands, total = wide
     m.d.comb += [signal.eq(value) for signal, value in zip(operands, (a, low, high), strict=True)]
     left, low, high = operands
-    for bit in range(0, len(total), 2):
-        carry_out = Signal(name="chosen_carry")
-        m.submodules += Instance(
-            "CCU2C",
-            p_INIT0=init,
-            p_INIT1=init,
-            p_INJECT1_0="NO",
-            p_INJECT1_1="NO",
-            i_CIN=carry,
-            **{f"i_A{half}": left[bit + half] for half in range(2)},
-            **{f"i_B{half}": high[bit + half] for half in range(2)},
-            **{f"i_C{half}": low[bit + half] for half in range(2)},
-            **{f"i_D{half}": select for half in range(2)},
-            **{f"o_S{half}": total[bit + half] for half in range(2)},
-            o_COUT=carry_out,
-        )
-        carry = carry_out
+    chosen = {"A": left, "B": high, "C": low, "D": select.replicate(len(total))}
+    _carry_row(m, number, carry, chosen, total, "chosen_carry")
     return total[:bits].as_signed()
 
 
