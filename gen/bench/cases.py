@@ -244,6 +244,10 @@ for _suffix, _sparsity in SMARTDEAL_FORMS.items():
             f"conv64, SmartDeal, {_sparsity:.0%} zero rows",
             smartdeal_convolution((64, 16, 16), 64, _sparsity),
         ),
+        f"conv16-{_suffix}": Case(
+            f"conv16, SmartDeal, {_sparsity:.0%} zero rows",
+            smartdeal_convolution((16, 16, 16), 16, _sparsity),
+        ),
         f"digits-{_suffix}": Case(
             f"digits, SmartDeal, {_sparsity:.0%} zero rows, retrained", smartdeal_digits(_sparsity)
         ),
