@@ -1,7 +1,10 @@
 """Ways to execute a convolution on the matrix unit, and the choice among them.
 
 * ``dense``: int8 weights in ``mul`` PEs.
-* ``rebuild``: SmartDeal weights, rebuilt by the weight feeder, in ``mul`` PEs.
+* ``rebuild``: SmartDeal weights, rebuilt by the weight feeder, in ``mul`` PEs. A row of coefficients serves
+  three passes, one for each of its weights.
+* ``rebuild by tap``: the same with a row of coefficients for every weight, where the array has more rows than
+  there are channels: more words, fewer passes.
 * ``factored``: their coefficients in ``shift`` PEs, the post unit combines the sums with the basis. A row of
   inputs is streamed once for all three columns of the basis; or, if the weights of a row of Ce belong to
   different channels, three inputs for every pixel.
@@ -54,7 +57,7 @@ class Scheme:
 
     @property
     def source(self) -> Source:
-        return Source.MATRIX if self.name in ("dense", "rebuild") else Source.BASIS
+        return Source.BASIS if self.name in ("factored", "digits") else Source.MATRIX
 
     def matrix_fields(self, layer: Convolution, tile: Rectangle, pitch: int) -> dict[str, int]:
         """The pixel loops of a MATRIX for the outputs of `tile`."""
@@ -158,6 +161,10 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
     if factors is not None and walk is not None and Kind.REBUILD in kinds:
         tiles = weight_tiles.rebuilt(factors, walk, source, config)
         found.append(Scheme("rebuild", config.cols, tiles, spare=_SPARE_REBUILT))
+        if walk.replays > 1 and source.copies > 1:
+            by_tap = Walk.by_tap(layer, factors, source)
+            tiles = weight_tiles.rebuilt(factors, by_tap, source, config)
+            found.append(Scheme("rebuild by tap", config.cols, tiles, spare=_SPARE_REBUILT))
     if Kind.SHIFT not in kinds:
         return found
     channels = isa.basis_groups(config) * config.post_lanes

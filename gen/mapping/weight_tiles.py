@@ -67,6 +67,12 @@ def tap_offsets(layer: Convolution, source: TensorLayout, taps: NDArray[np.int64
     return plane + ky * dilation[0] * source.row_pitch + kx * dilation[1]
 
 
+def _banks(layer: Convolution, source: TensorLayout, taps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bank of each tap, as `tap_offsets`."""
+    kernel = layer.window.kernel
+    return np.maximum(taps, 0) // (kernel[0] * kernel[1]) % source.period
+
+
 # ---- dense -------------------------------------------------------------------------------------------------
 
 
@@ -128,9 +134,8 @@ class Walk:
     def of(cls, layer: Convolution, factors: Factors, source: TensorLayout) -> "Walk":
         """The walk over the rows of `factors` when the layer's input lies as `source` says."""
         taps = factors.taps
-        kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
         used = taps >= 0
-        bank = np.maximum(taps, 0) // kernel_taps % source.period
+        bank = _banks(layer, source, taps)
         offset = tap_offsets(layer, source, taps)
         inside = used[..., 1:] & used[..., :-1]
         steps = np.unique(np.diff(offset, axis=-1)[inside])
@@ -143,9 +148,16 @@ class Walk:
             first = (*place, BASIS_SIZE - length)
             step = int(steps[0]) if len(steps) else 0
             return cls(BASIS_SIZE, step, units, bank[first], offset[first], length)
-        units = np.argwhere(used)
+        return cls.by_tap(layer, factors, source)
+
+    @classmethod
+    def by_tap(cls, layer: Convolution, factors: Factors, source: TensorLayout) -> "Walk":
+        """The walk that gives every tap a row of its own."""
+        taps = factors.taps
+        units = np.argwhere(taps >= 0)
         place = tuple(units.T)
-        return cls(1, 0, units, bank[place], offset[place], np.ones(len(units), np.int64))
+        bank = _banks(layer, source, taps[place])
+        return cls(1, 0, units, bank, tap_offsets(layer, source, taps[place]), np.ones(len(units), np.int64))
 
     def chosen(self, factors: Factors, channels: slice) -> NDArray[np.int64]:
         """The units of `channels`: rows of Ce that are zero in all of them cost neither words nor passes."""

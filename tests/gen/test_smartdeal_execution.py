@@ -16,6 +16,7 @@ from popshift.gen.explain import explain_program, mapping_text
 from popshift.gen.frontend.torch_export import from_exported, from_module
 from popshift.gen.mapping.digits import digits
 from popshift.gen.mapping.schemes import candidates
+from popshift.gen.mapping.tiling import ABOUT_AS_LONG
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError, ModelError
@@ -202,12 +203,30 @@ def test_copies_of_the_input_share_the_columns_of_a_row():
     assert [bool(step.weights.any()) for step in steps] == [True] * 5
 
 
+@pytest.mark.parametrize(
+    ("channels", "execution", "row_tiles"),
+    [(4, "rebuild", 5), (3, "rebuild by tap", 2)],
+    ids=["as few passes", "a third pass"],
+)
+def test_a_row_for_every_weight_where_that_saves_passes(channels, execution, row_tiles):
+    """Three channels on 16 rows: 27 weights need two passes, a replayed tile of 9 rows would serve three."""
+    config = REBUILD.replace(rows=8 if channels == 4 else 16, tile_rows=2)
+    layer = decomposed(nn.Conv2d(channels, 4, 3, padding=1), config)
+    samples = torch.randn(4, channels, 8, 8, generator=torch.Generator().manual_seed(6))
+    compiled = compile_module(layer, samples, config)
+    mapping = compiled.program.layers[-1].mapping
+    assert (mapping["execution"], mapping["row_tiles"]) == (execution, row_tiles)
+    golden, executed = compiled.run(samples, "golden"), compiled.run(samples, "isa")
+    for name, values in executed.tensors.items():
+        np.testing.assert_array_equal(golden.tensors[name], values, err_msg=name)
+
+
 def test_the_faster_execution_is_taken_and_explained():
     layer = decomposed(nn.Conv2d(4, 2, 3, padding=1), MIXED)
     program = compile_module(layer, torch.randn(4, 4, 8, 8), MIXED).program
     record = explain_program(program).layers[-1]
     others = record.mapping["other_executions"]
-    assert others and record.predicted_cycles <= min(others.values())
+    assert others and record.predicted_cycles <= min(others.values()) * ABOUT_AS_LONG
     assert mapping_text(record).startswith(record.mapping["execution"])
     for name, cycles in others.items():
         assert f"{name} {cycles:,} cycles" in mapping_text(record)
