@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
 from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
+from popshift.gen.compress.smartdeal import Compression, SmartDealConfig, compression, require_smartdeal
 from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
 from popshift.gen.graph import Graph
 from popshift.gen.steps import Step, Steps
@@ -24,6 +26,8 @@ from popshift.sim import verilate
 from popshift.sim.board import SimulationReport, accelerator_verilog, open_board
 
 CALIBRATION_IMAGES = 512
+ZERO_ROWS = 0.5
+"""Share of the rows of coefficients that are zero in a demo of SmartDeal."""
 PROFILED_IMAGES = 4
 """Images of which every tensor is read back from the simulated board."""
 _BOARD_SEED = 1
@@ -55,6 +59,24 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Int8Twin:
+    """The network that a SmartDeal network was made of, with int8 weights on the same accelerator.
+
+    Attributes
+    ----------
+    compiled: as graph and program.
+    accuracy: on the test images, 0 .. 1, from the instructions (level ``isa``).
+    profile: run at ``rtl`` with the counters per layer.
+    compression: storage of the SmartDeal network's weights.
+    """
+
+    compiled: Compiled
+    accuracy: float
+    profile: Execution
+    compression: Compression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Demo:
     """What a demo found.
 
@@ -69,6 +91,7 @@ class Demo:
     profile: run at ``rtl`` with the counters per layer.
     predicted: what the cycle model says of `cycles`.
     simulation: clock cycles and seconds of the simulated board.
+    twin: what a SmartDeal network is compared with; None if the weights are int8.
     steps: what was done, and how long it took.
     seconds: altogether.
     """
@@ -82,6 +105,7 @@ class Demo:
     profile: Execution
     predicted: int
     simulation: SimulationReport | None
+    twin: Int8Twin | None
     steps: list[Step]
     seconds: float
 
@@ -90,8 +114,13 @@ class Demo:
         return self.compiled.program.config
 
     @property
-    def int8_accuracy(self) -> float:
-        """On the test images, 0 .. 1."""
+    def weights(self) -> str:
+        """What the weights are, in a word."""
+        return "int8" if self.twin is None else "SmartDeal"
+
+    @property
+    def accuracy(self) -> float:
+        """Of the accelerator on the test images, 0 .. 1."""
         return float((self.predictions == self.data.test_labels.numpy()).mean())
 
     @property
@@ -102,8 +131,7 @@ class Demo:
     @property
     def cycles(self) -> int:
         """Of one image, counted by the hardware."""
-        assert self.profile.counters is not None
-        return self.profile.counters[Counter.CYCLES]
+        return counted(self.profile, Counter.CYCLES)
 
     @property
     def macs(self) -> int:
@@ -122,9 +150,19 @@ class Demo:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         speed = None if self.simulation is None else round(self.simulation.cycles_per_second)
+        accuracy = {"accuracy_int8": self.accuracy}
+        if self.twin is not None:
+            accuracy = {
+                "accuracy_int8": self.twin.accuracy,
+                "accuracy_smartdeal": self.accuracy,
+                "compression": self.twin.compression.ratio,
+                "cycles_per_image_int8": counted(self.twin.profile, Counter.CYCLES),
+                "weight_bytes_per_image": weight_bytes(self.profile, self.config),
+                "weight_bytes_per_image_int8": weight_bytes(self.twin.profile, self.config),
+            }
         return {
             "accuracy_float": self.float_accuracy,
-            "accuracy_int8": self.int8_accuracy,
+            **accuracy,
             "images_rtl": self.images(Level.RTL),
             "images_isa": self.images(Level.ISA),
             "mismatches": self.mismatches,
@@ -144,8 +182,26 @@ class Demo:
         }
 
 
+def counted(execution: Execution, counter: Counter) -> int:
+    """What the hardware counted for one image."""
+    assert execution.counters is not None, "only hardware counts"
+    return execution.counters[counter]
+
+
+def weight_bytes(execution: Execution, config: AcceleratorConfig) -> int | None:
+    """Read from the weight memory for one image; None if the configuration does not count them."""
+    if not config.performance_counters:
+        return None
+    return counted(execution, Counter.WEIGHT_WORDS) * config.weight_word_bytes
+
+
 def run(
-    config: AcceleratorConfig, *, images: int = digits.TEST_IMAGES, seed: int = 0, steps: Steps | None = None
+    config: AcceleratorConfig,
+    *,
+    images: int = digits.TEST_IMAGES,
+    seed: int = 0,
+    smartdeal: bool = False,
+    steps: Steps | None = None,
 ) -> Demo:
     """Do the whole job.
 
@@ -153,22 +209,27 @@ def run(
     ----------
     images: test images to classify on the simulated board, 1 .. 360; the executor does all 360.
     seed: of the training, and of what the board's memories hold at the start.
+    smartdeal: train the SmartDeal form with half of the rows zero, and compare it with int8 weights.
     steps: shows the progress.
 
     Raises
     ------
-    ModelError: the network does not fit the configuration.
+    ModelError: the network does not fit the configuration, or that cannot work with SmartDeal weights.
     ToolError, DeviceError: the simulation cannot be built, or fails.
     """
     steps = steps or Steps()
+    data = digits.load()
+    options = SmartDealConfig.for_target(config, row_sparsity=ZERO_ROWS, skip=digits.TOO_SMALL)
+    if smartdeal:
+        require_smartdeal(config)
     with steps.step("train the network", has_bar=True) as step:
-        data = digits.load()
-        network = digits.trained(data, seed)
-        float_accuracy = accuracy(network, data.test_images, data.test_labels)
+        dense, network = digits.smartdeal_trained(data, seed, options) if smartdeal else (None, None)
+        network = network or digits.trained(data, seed)
+        float_accuracy = accuracy(dense or network, data.test_images, data.test_labels)
         right = f"{100 * float_accuracy:.2f} % of {len(data.test_images)} test images right in float"
         step.note = f"{len(data.train_images)} images, {right}"
     with steps.step("quantise and map") as step:
-        compiled = compile_module(network, data.train_images[:CALIBRATION_IMAGES], config, name="digits")
+        compiled = _compiled(network, data, config)
         step.note = f"{len(compiled.program.layers)} layers on {config.name}, {config.rows} x {config.cols}"
     with steps.step("compute with PyTorch") as step:
         wanted = golden.run(compiled.graph, data.test_images)
@@ -183,20 +244,52 @@ def run(
         checks.append(_check(profile, wanted, "every tensor", compiled.graph))
         checks.append(_check(found, wanted, "the outputs", compiled.graph))
         step.note = _outcome(checks[1:])
-    scores = computed.outputs[compiled.program.outputs[0].name]
+    twin = None
+    if dense is not None:
+        with steps.step("the same with int8 weights") as step:
+            twin, check = _twin(dense, compression(network), data, config, seed)
+            checks.append(check)
+            speedup = counted(twin.profile, Counter.CYCLES) / counted(profile, Counter.CYCLES)
+            step.note = f"SmartDeal: {speedup:.2f} times fewer cycles, {twin.compression}"
     return Demo(
         data=data,
         compiled=compiled,
         seed=seed,
         float_accuracy=float_accuracy,
-        predictions=scores.reshape(len(scores), -1).argmax(1),
+        predictions=_predictions(computed, compiled),
         checks=checks,
         profile=profile,
         predicted=predicted_cycles(compiled.program),
         simulation=simulation,
+        twin=twin,
         steps=steps.done,
         seconds=steps.seconds,
     )
+
+
+def _compiled(network: nn.Module, data: digits.Digits, config: AcceleratorConfig) -> Compiled:
+    return compile_module(network, data.train_images[:CALIBRATION_IMAGES], config, name="digits")
+
+
+def _predictions(execution: Execution, compiled: Compiled) -> NDArray[np.int64]:
+    scores = execution.outputs[compiled.program.outputs[0].name]
+    return scores.reshape(len(scores), -1).argmax(1)
+
+
+def _twin(
+    dense: nn.Module, storage: Compression, data: digits.Digits, config: AcceleratorConfig, seed: int
+) -> tuple[Int8Twin, Check]:
+    """Classify with int8 weights, and compare a few images at ``rtl``."""
+    compiled = _compiled(dense, data, config)
+    computed = execute(compiled.program, data.test_images, Level.ISA)
+    right = _predictions(computed, compiled) == data.test_labels.numpy()
+    with open_board(config, seed=seed + _BOARD_SEED) as board:
+        device = Accelerator(Link(board, fifo_bytes=config.link_fifo_depth))
+        images = data.test_images[:PROFILED_IMAGES]
+        profile = execute(compiled.program, images, Level.RTL, board=device, every_tensor=True)
+    check = _check(profile, golden.run(compiled.graph, images), "every tensor, int8 weights", compiled.graph)
+    found = Int8Twin(compiled=compiled, accuracy=float(right.mean()), profile=profile, compression=storage)
+    return found, check
 
 
 def _build(config: AcceleratorConfig, steps: Steps) -> None:

@@ -18,7 +18,7 @@ from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.errors import InputError, ModelError
+from popshift.hw.errors import InputError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
 IMAGES = 2
@@ -183,15 +183,8 @@ def _quantised(network: nn.Module, samples: torch.Tensor, config: AcceleratorCon
 
 
 def _smartdeal_options(config: AcceleratorConfig, **options: Any) -> SmartDealConfig:
-    """What suits the configuration.
-
-    Raises
-    ------
-    ModelError: it cannot work with SmartDeal weights.
-    """
-    if not config.smartdeal:
-        what = f"configuration {config.name} has neither rebuild nor shift PEs"
-        raise ModelError(what, remedy="use a16-rebuild or a16-shift, or set rebuild = true")
+    """What suits the configuration, which must be able to work with SmartDeal weights."""
+    smartdeal.require_smartdeal(config)
     return SmartDealConfig.for_target(config, **options)
 
 

@@ -8,15 +8,31 @@ import typer
 from popshift.gen.cli.output import Json, print_json, print_table, require_writable
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED
+from popshift.hw.isa import Counter
 
 if TYPE_CHECKING:
     from popshift.gen.demo import Demo
 
 
+_CONFIG, _SMARTDEAL_CONFIG = "a16", "a16-rebuild"
+
+
 def demo(
     config: Annotated[
-        str, typer.Option("--config", "-c", help="Configuration, by name or as a .toml file.")
-    ] = "a16",
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Configuration, by name or as a .toml file.",
+            show_default=f"{_CONFIG}; with --smartdeal {_SMARTDEAL_CONFIG}",
+        ),
+    ] = None,
+    smartdeal: Annotated[
+        bool,
+        typer.Option(
+            help="Train SmartDeal weights with half of the rows zero, and compare with int8 weights."
+        ),
+    ] = False,
     images: Annotated[
         int, typer.Option(min=1, max=360, help="Test images to classify on the simulated board.")
     ] = 360,
@@ -31,7 +47,7 @@ def demo(
 
     Writes a report that a browser opens. Exit status 1 if an integer differs from what PyTorch computes.
     """
-    chosen = load_config(config)
+    chosen = load_config(config or (_SMARTDEAL_CONFIG if smartdeal else _CONFIG))
 
     from rich.console import Console
 
@@ -42,7 +58,7 @@ def demo(
 
     require_writable(save)
     make_folder(output)  # now: nobody wants to hear of it at the end
-    found = job.run(chosen, images=images, seed=seed, steps=Steps(Console(stderr=True)))
+    found = job.run(chosen, images=images, seed=seed, smartdeal=smartdeal, steps=Steps(Console(stderr=True)))
     if save is not None:
         found.compiled.program.save(save)
     report = write_report(found, output)
@@ -55,6 +71,7 @@ def demo(
 
 
 def _print(found: "Demo", report: Path, save: Path | None) -> None:
+    from popshift.gen.demo import counted
     from popshift.gen.report.cycles import counted_layers
     from popshift.gen.report.page import percent
 
@@ -87,6 +104,13 @@ def _print(found: "Demo", report: Path, save: Path | None) -> None:
     for check in found.checks:
         if check.first:
             print(f"first difference at {check.level}: {check.first}")
-    print(f"accuracy: float {percent(found.float_accuracy, 2)}, int8 {percent(found.int8_accuracy, 2)}")
+    accuracies = {"float": found.float_accuracy, found.weights: found.accuracy}
+    if found.twin is not None:
+        accuracies["int8"] = found.twin.accuracy
+        before = counted(found.twin.profile, Counter.CYCLES)
+        print(f"weights: {found.twin.compression}")
+        times = f"{before / found.cycles:.2f} times fewer; MACs of zero rows count for the utilisation"
+        print(f"cycles an image: {found.cycles:,}, with int8 weights {before:,}: {times}")
+    print("accuracy: " + ", ".join(f"{name} {percent(share, 2)}" for name, share in accuracies.items()))
     print(f"report: {report}" + ("" if save is None else f"; program: {save}"))
     print(f"{found.seconds:.0f} seconds")

@@ -13,6 +13,7 @@ from popshift.gen.report.charts import Thumbnail, confusion_matrix, thumbnails
 from popshift.gen.report.cycles import cycles_section
 from popshift.gen.report.network import mapping_section, memory_section, network_section
 from popshift.gen.report.page import Figure, Page, Paragraph, Section, Table, percent
+from popshift.gen.report.smartdeal import smartdeal_section
 from popshift.gen.train.digits import CLASSES
 
 FILE_NAME = "report.html"
@@ -41,7 +42,7 @@ def demo_page(demo: Demo) -> Page:
         verdict = f"{demo.mismatches:,} of {numbers:,} integers are not the ones PyTorch computes."
     seconds = demo.cycles / config.clock_hz
     figures = {
-        "int8 accuracy": percent(demo.int8_accuracy, 2),
+        f"{demo.weights} accuracy": percent(demo.accuracy, 2),
         "float accuracy": percent(demo.float_accuracy, 2),
         "cycles per image": f"{demo.cycles:,}",
         "of the array's peak": percent(demo.utilisation),
@@ -57,6 +58,7 @@ def demo_page(demo: Demo) -> Page:
         sections=[
             _proof(demo),
             _accuracy(demo),
+            *([] if demo.twin is None else [smartdeal_section(demo, demo.twin)]),
             _images(demo),
             network_section(graph),
             mapping_section(graph, program),
@@ -70,11 +72,13 @@ def demo_page(demo: Demo) -> Page:
 def _facts(demo: Demo) -> dict[str, str]:
     config = demo.config
     return {
-        "command": f"popshift demo -c {config.name} --images {demo.images(Level.RTL)} --seed {demo.seed}",
+        "command": f"popshift demo {'' if demo.twin is None else '--smartdeal '}-c {config.name} "
+        f"--images {demo.images(Level.RTL)} --seed {demo.seed}",
         "when": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "configuration": f"{config.name}, digest {config.digest:016x}",
-        "array": f"{config.rows} rows × {config.cols} columns of int8 processing elements, tiles of "
-        f"{config.tile_rows} × {config.tile_cols}, {config.dataflow}",
+        "array": f"{config.rows} rows × {config.cols} columns of processing elements "
+        f"({', '.join(config.pe_kinds)}), "
+        f"tiles of {config.tile_rows} × {config.tile_cols}, {config.dataflow}",
         "requantisation": f"{config.requantise}, {config.post_lanes} channels a cycle",
         "memories": f"{config.rows} × {config.activation_depth:,} bytes of activations, "
         f"{config.weight_depth:,} weight words of {config.weight_word_bytes} bytes",
@@ -112,8 +116,12 @@ def _accuracy(demo: Demo) -> Section:
     right = int((demo.predictions == labels).sum())
     rows = [
         ["float32, PyTorch", percent(demo.float_accuracy, 2), round(demo.float_accuracy * len(labels))],
-        ["int8, accelerator", percent(demo.int8_accuracy, 2), right],
+        [f"{demo.weights}, accelerator", percent(demo.accuracy, 2), right],
     ]
+    if demo.twin is not None:
+        rows.append(
+            ["int8, accelerator", percent(demo.twin.accuracy, 2), round(demo.twin.accuracy * len(labels))]
+        )
     text = (
         f"scikit-learn's digits: {len(demo.data.train_labels):,} images to train with (the first "
         f"{CALIBRATION_IMAGES} of them also chose the int8 ranges), {len(labels)} to test with, 8 × 8 pixels."

@@ -51,7 +51,7 @@ def _operator_row(graph: Graph, operator: Operator) -> list[Cell]:
     weights = macs = None
     code, kind = "", f"{getattr(operator, 'operation', '')} pool"
     if isinstance(operator, Convolution):
-        weights, code = operator.weight.size, "int8"
+        weights, code = operator.weight.size, "int8" if operator.factors is None else "SmartDeal"
         whole = window.kernel == graph.tensors[operator.input].shape[1:]
         kind = "fully connected" if whole else "convolution"
         macs = weights * int(np.prod(tensor.shape[1:]))
@@ -93,7 +93,12 @@ def mapping_section(graph: Graph, program: Program) -> Section:
         Paragraph(text),
         Table(columns=columns, rows=[_mapping_row(layer) for layer in program.layers]),
     ]
-    convolutions = [operator for operator in graph.operators if isinstance(operator, Convolution)]
+    dense = {layer.output for layer in program.layers if layer.mapping.get("execution") == "dense"}
+    convolutions = [
+        operator
+        for operator in graph.operators
+        if isinstance(operator, Convolution) and operator.output in dense
+    ]
     blocks += [_taps(operator, program) for operator in convolutions[:PICTURED_LAYERS]]
     return Section(title="On the array", blocks=blocks)
 
@@ -109,7 +114,7 @@ def _mapping_row(layer: LayerRecord) -> list[Cell]:
     words = mapping.get("weight_words")
     return [
         layer.name,
-        str(mapping.get("unit", "")),
+        ", ".join(str(mapping[key]) for key in ("unit", "execution") if key in mapping),
         banks,
         tiles,
         pixels,

@@ -2,7 +2,7 @@
 
 from popshift.gen.compress.smartdeal.decomposition import Decomposition
 from popshift.gen.compress.smartdeal.layers import compression, decompose, decomposition, is_decomposed
-from popshift.gen.compress.smartdeal.options import SmartDealConfig
+from popshift.gen.compress.smartdeal.options import SmartDealConfig, require_smartdeal
 from popshift.gen.compress.smartdeal.report import Compression, LayerReport
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "decompose",
     "decomposition",
     "is_decomposed",
+    "require_smartdeal",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from popshift.hw.config import AcceleratorConfig, load_config
-from popshift.hw.errors import InputError
+from popshift.hw.errors import InputError, ModelError
 from popshift.hw.isa import basis_groups
 
 ONE_SLICE = 1 << 20
@@ -69,3 +69,15 @@ class SmartDealConfig:
         if "mul" not in config.pe_kinds:
             suited |= {"group": basis_groups(config) * config.post_lanes, "slice_rows": ONE_SLICE}
         return cls(**{**suited, **options})
+
+
+def require_smartdeal(config: AcceleratorConfig) -> None:
+    """Refuse a configuration that cannot work with SmartDeal weights as they are.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not config.smartdeal:
+        what = f"configuration {config.name} has neither rebuild nor shift PEs"
+        raise ModelError(what, remedy="use a16-rebuild or a16-shift, or set rebuild = true")
