@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.hw import isa, numerics
-from popshift.hw.config import ADDRESS_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, AcceleratorConfig
 from popshift.hw.numerics import BASIS_SIZE, CODE_BITS
 
 _HEAD = ADDRESS_BITS // 8
@@ -54,9 +54,23 @@ def basis_words(config: AcceleratorConfig, basis: NDArray[np.int8]) -> NDArray[n
     return _fill(_empty(config, np.zeros(isa.BASIS_WORDS, np.int64)), bits.swapaxes(0, 1))
 
 
+def binary_words(
+    config: AcceleratorConfig, offsets: NDArray[np.int64], on: NDArray[np.bool_], lanes: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Rows of binary weights, a byte of `numerics.LANE_CHANNELS` for each column (…, cols), at `offsets` (…);
+    rows that are not `on` (…) add nothing.
+    """
+    words = _empty(config, np.where(on, offsets, 1 << BINARY_OFFSET_BITS))
+    words[..., _HEAD : _HEAD + config.cols] = lanes
+    return words
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What one pass does: address offsets int64 (rows,), weights int16 (rows, cols), shift of all pixels."""
+    """What one pass does: address offsets int64 (rows,), weights int16 (rows, cols), shift of all pixels.
+
+    Binary weights: ±1 for each channel of a byte, or 0 in rows that are off; int16 (rows, 8, cols).
+    """
 
     offsets: NDArray[np.int64]
     weights: NDArray[np.int16]
@@ -79,16 +93,22 @@ def tiles_and_slices(item: isa.Instruction) -> tuple[int, int]:
 
 def passes(item: isa.Instruction, config: AcceleratorConfig, words: NDArray[np.uint8]) -> list[Tile]:
     """The passes of one column tile, from its `half_words` words."""
-    offset_mask = (1 << (OFFSET_BITS if config.rebuild else ADDRESS_BITS)) - 1
+    offset_mask = (1 << config.offset_bits) - 1
     heads = np.ascontiguousarray(words[:, :_HEAD]).view("<u2").ravel().astype(np.int64)
     if item["kind"] != isa.Kind.REBUILD:
-        if item["kind"] == isa.Kind.SHIFT:
+        if item["kind"] == isa.Kind.XNOR:
+            lanes = words[:, _HEAD : _HEAD + config.cols]
+            on = (heads >> BINARY_OFFSET_BITS & 1) == 0
+            signs = np.unpackbits(lanes[:, None], axis=1, bitorder="little").astype(np.int16) * 2 - 1
+            weights = signs * on[:, None, None]
+        elif item["kind"] == isa.Kind.SHIFT:
             weights = numerics.coefficient_of(_values(_payload(config, words, CODE_BITS), CODE_BITS)[..., 0])
         else:
             weights = words[:, _HEAD : _HEAD + config.cols].view(np.int8)
         weights = weights.astype(np.int16)
         offsets = (heads & offset_mask).reshape(-1, config.rows)
-        return [Tile(*tile) for tile in zip(offsets, weights.reshape(*offsets.shape, -1), strict=True)]
+        weights = weights.reshape(*offsets.shape, *weights.shape[1:])
+        return [Tile(*tile) for tile in zip(offsets, weights, strict=True)]
     found: list[Tile] = []
     place, tile = 0, 0
     basis = np.zeros((config.cols, BASIS_SIZE, BASIS_SIZE), np.int16)

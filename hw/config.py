@@ -18,7 +18,7 @@ from popshift.hw import numerics
 from popshift.hw.errors import ConfigError
 from popshift.hw.numerics import Requantise
 
-PE_KINDS = ("mul", "shift")
+PE_KINDS = ("mul", "shift", "xnor")
 DATAFLOWS = ("weight-stationary",)
 LINKS = ("stream", "uart")
 ADDRESS_BITS = 16
@@ -32,6 +32,9 @@ OFFSET_BITS = 14
 
 ACCUMULATOR_WIDTHS = (24, 32)
 """Narrowest and widest accumulators."""
+
+BINARY_OFFSET_BITS = 15
+"""Of a row's address offset in a word of binary weights; one more bit switches the row off."""
 
 POOL_WINDOW_MAX = 4096
 """Most taps that `pool_window` can allow: a 64 x 64 window."""
@@ -51,7 +54,8 @@ class AcceleratorConfig:
     rows, cols: the array: activations enter by row, outputs leave by column. 1 .. 64 each.
     tile_rows, tile_cols: combinational tile of the pipelined mesh; divide rows and cols. 1 x 1 is the
         classical systolic array, rows x 1 is a dot-product column with an adder tree.
-    pe_kinds: processing elements to build; ``mul`` = int8 x int8, ``shift`` = int8 x power of two.
+    pe_kinds: processing elements to build; ``mul`` = int8 x int8, ``shift`` = int8 x power of two,
+        ``xnor`` = 8 binary channels at once.
     rebuild: the weight feeder rebuilds SmartDeal weights; ``mul`` then is int8 x int16.
     dataflow: ``weight-stationary``.
     multiplier_stages: pipeline registers of every multiplier, 2 .. 4; the same on every technology.
@@ -129,12 +133,15 @@ class AcceleratorConfig:
         if self.has_basis and self.chunks < numerics.BASIS_SIZE:
             least = numerics.BASIS_SIZE * self.post_lanes
             self._refuse("cols", f"must be at least 3 * post_lanes = {least} with shift PEs", "raise it")
+        if self.has_packing:
+            if self.post_lanes > numerics.LANE_CHANNELS:
+                self._refuse("post_lanes", "must be at most 8 with xnor PEs", "lower it")
+            self._divides_by("cols", numerics.LANE_CHANNELS, "with xnor PEs")
+            self._deep_at_most(BINARY_OFFSET_BITS, "xnor PEs")
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")
-            if self.activation_depth > 1 << OFFSET_BITS:
-                limit = 1 << OFFSET_BITS
-                self._refuse("activation_depth", f"must be at most {limit} with rebuild", "lower it")
+            self._deep_at_most(OFFSET_BITS, "rebuild")
         self._one_of("dataflow", DATAFLOWS)
         self._one_of("link", LINKS)
         self._range("link_fifo_depth", 16, 1 << 16)
@@ -176,6 +183,14 @@ class AcceleratorConfig:
         if value not in divisors:
             self._refuse(field, f"must divide {other} = {whole}", f"choose one of {divisors}")
 
+    def _divides_by(self, field: str, factor: int, why: str) -> None:
+        if getattr(self, field) % factor:
+            self._refuse(field, f"must be a multiple of {factor} {why}", "choose one")
+
+    def _deep_at_most(self, bits: int, what: str) -> None:
+        if self.activation_depth > 1 << bits:
+            self._refuse("activation_depth", f"must be at most {1 << bits} with {what}", "lower it")
+
     def _refuse(self, field: str, rule: str, remedy: str) -> None:
         raise ConfigError(
             f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy
@@ -216,10 +231,12 @@ class AcceleratorConfig:
     @property
     def psum_bits(self) -> int:
         """Width of the partial sums inside the mesh, for the widest products of its PE kinds."""
-        widest = numerics.ACTIVATION_BITS + (
-            self.weight_bits if "mul" in self.pe_kinds else numerics.EXPONENTS
-        )
-        return numerics.mesh_psum_bits(self.rows, widest)
+        products = {
+            "mul": numerics.ACTIVATION_BITS + self.weight_bits,
+            "shift": numerics.ACTIVATION_BITS + numerics.EXPONENTS,
+            "xnor": numerics.MATCH_BITS,
+        }
+        return numerics.mesh_psum_bits(self.rows, max(products[kind] for kind in self.pe_kinds))
 
     @property
     def window_bits(self) -> int:
@@ -229,16 +246,34 @@ class AcceleratorConfig:
     @property
     def weight_payload_bits(self) -> int:
         """Bits of a word of the weight memory beside the offset: of each column an int8 weight, the
-        coefficients of one row, or one coefficient, whichever is most.
+        coefficients of one row, one coefficient, or 8 binary weights, whichever is most.
         """
         if self.rebuild:
             return self.cols * numerics.CODE_BITS * numerics.BASIS_SIZE
-        return self.cols * (numerics.WEIGHT_BITS if "mul" in self.pe_kinds else numerics.CODE_BITS)
+        bits = {"mul": numerics.WEIGHT_BITS, "shift": numerics.CODE_BITS, "xnor": numerics.LANE_CHANNELS}
+        return self.cols * max(bits[kind] for kind in self.pe_kinds)
 
     @property
     def has_basis(self) -> bool:
         """Whether the post unit combines sums over columns of Ce with the basis."""
         return "shift" in self.pe_kinds
+
+    @property
+    def has_packing(self) -> bool:
+        """Whether the post unit packs the signs of its results to bytes, and the channel unit pools those."""
+        return "xnor" in self.pe_kinds
+
+    @property
+    def groups_of_byte(self) -> int:
+        """Groups of `post_lanes` channels whose signs fill a byte; only with `has_packing`."""
+        return numerics.LANE_CHANNELS // self.post_lanes
+
+    @property
+    def offset_bits(self) -> int:
+        """Bits of a weight word's offset that are an offset whatever the word holds."""
+        if self.rebuild:
+            return OFFSET_BITS
+        return BINARY_OFFSET_BITS if self.has_packing else ADDRESS_BITS
 
     @property
     def post_bits(self) -> int:

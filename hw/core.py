@@ -148,7 +148,12 @@ class Core(wiring.Component):
 
         group = Signal(config.rows)
         m.d.comb += group.eq(
-            Cat(*(post.write_mask[bank // config.post_lanes] for bank in range(config.rows)))
+            Cat(
+                *(
+                    post.write_mask[bank // config.post_lanes] & post.write_lanes[bank % config.post_lanes]
+                    for bank in range(config.rows)
+                )
+            )
         )
         with m.If(self.activation_write_valid):
             m.d.comb += [memory.write_mask.eq(self.activation_write_mask)]

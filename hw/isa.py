@@ -14,6 +14,7 @@ side by side:
   `BASIS_WORDS` words are its bases. The weight of a row is its coefficients times a column of the basis: the
   one its word names, and the next one in every further replay (beyond the last column weights are 0). The
   last tile of a column tile serves as many passes as are left.
+  ``XNOR`` only: a row whose offset has its highest bit set adds nothing.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
   where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
@@ -33,9 +34,18 @@ side by side:
   The parameter word is ``parameter_base`` plus the number of the group of channels (MATRIX: chunk, CHANNEL:
   plane * period + group), or always the first if ``uniform``. BASIS has three words for a group, one for each
   row of the basis, and takes everything else from the last of them.
+  ``packed`` (only with xnor PEs; not from BASIS): not results are written but their signs, a bit each (1:
+  not negative), 8 consecutive channels to a byte (`popshift.hw.numerics.LANE_CHANNELS`). MATRIX: ``chunks``
+  counts bytes, each takes ``8 / post_lanes`` groups of columns and as many parameter words; ``period``
+  counts banks. CHANNEL: ``8 / post_lanes`` groups of a pixel are a byte, ``period`` must be a multiple.
+  The first byte goes to bank ``first_bank`` (modulo ``post_lanes``) of the groups in ``mask``, each further
+  one to the next bank, behind the last bank of a group comes the next group.
+  ``edges``, ``class_words`` (only with xnor PEs; MATRIX): pixels on the named sides (`Edge`) of the rectangle
+  have their parameters `EDGE_CLASSES` times ``class_words`` further: there the window reaches beyond the
+  image, where binary activations have no zero to read.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
-  read one word (a byte of every bank) and fold it into the window's maximum or sum; hand each finished window
-  to the post unit.
+  read one word (a byte of every bank) and fold it into the window's maximum, sum, or bitwise or; hand each
+  finished window to the post unit.
 * ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
   marks.
 * ``END``: wait until every unit is idle; the run is done.
@@ -76,6 +86,8 @@ class Kind(IntEnum):
     """The coefficients of a row of Ce, one for each row of the basis; the feeder makes ``mul`` weights."""
     SHIFT = 2
     """One coefficient of a row of Ce, ``shift``."""
+    XNOR = 3
+    """The binary weights of 8 channels, ``xnor``."""
 
 
 BASIS_WORDS = -(-numerics.BASIS_BITS * numerics.BASIS_SIZE**2 // (numerics.CODE_BITS * numerics.BASIS_SIZE))
@@ -88,6 +100,7 @@ def kinds(config: AcceleratorConfig) -> tuple[Kind, ...]:
         Kind.DENSE: "mul" in config.pe_kinds,
         Kind.REBUILD: config.rebuild,
         Kind.SHIFT: "shift" in config.pe_kinds,
+        Kind.XNOR: "xnor" in config.pe_kinds,
     }
     return tuple(kind for kind, built in present.items() if built)
 
@@ -106,11 +119,34 @@ def sources(config: AcceleratorConfig) -> tuple[Source, ...]:
     return tuple(source for source in Source if source is not Source.BASIS or config.has_basis)
 
 
+class Edge(IntEnum):
+    """Bits of a POST's ``edges``: this side of its rectangle has parameters of its own."""
+
+    LEFT = 0
+    RIGHT = 1
+    TOP = 2
+    BOTTOM = 3
+
+
+EDGE_CLASSES = {Edge.LEFT: 1, Edge.RIGHT: 2, Edge.TOP: 3, Edge.BOTTOM: 6}
+"""By how many times ``class_words`` the parameters of a side lie behind the others; corners add two."""
+
+
 class ChannelOperation(IntEnum):
     """How the channel unit folds a window."""
 
     MAX = 0
     SUM = 1
+    OR = 2
+
+
+def operations(config: AcceleratorConfig) -> tuple[ChannelOperation, ...]:
+    """The operations that a configuration's channel unit has."""
+    return tuple(
+        operation
+        for operation in ChannelOperation
+        if operation is not ChannelOperation.OR or config.has_packing
+    )
 
 
 class Status(IntEnum):
@@ -242,12 +278,14 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
             Field("zero_point", 8),
             _count("stride", 4),
             Field("single", 1),
+            Field("packed", 1),
+            Field("edges", len(Edge)),
         ],
         [Field("low", 8), Field("high", 8), _count("chunks", 16)],
         [_address("parameter_base"), _address("base")],
         [_count("x_count"), _count("y_count")],
         [_address("x_step"), _address("y_step")],
-        [_address("plane_step")],
+        [_address("plane_step"), Field("class_words", 13), Field("first_bank", 3)],
         [Field("mask", 32)],
     ],
     Opcode.CHANNEL: [
@@ -309,8 +347,11 @@ def heeded_bits(field: str, config: AcceleratorConfig) -> int:
 
 
 _SIGNED = ("zero_point", "low", "high")
-_DEFAULTS = {"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0}
-"""Fields that only SmartDeal weights need."""
+_DEFAULTS = {
+    **{"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0},
+    **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0},
+}
+"""Fields that only SmartDeal weights or binary activations need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +370,7 @@ class Instruction:
 def instruction(opcode: Opcode, **fields: int) -> Instruction:
     """Check every field against its range; steps may be given negative (they are modulo 2**16).
 
-    What only SmartDeal weights need may be left out.
+    What only SmartDeal weights or binary activations need may be left out.
 
     Raises
     ------
@@ -389,18 +430,38 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
     """Whether the sequencer refuses the instruction although its opcode is known
     (`Status.ILLEGAL_INSTRUCTION`).
 
-    Only what no address check would catch: reserved codes, and a period beyond the bank groups. The hardware
-    evaluates the same rules.
+    Only what no address check would catch: reserved codes, a period beyond the bank groups, and signs to be
+    packed of sums that come column by column. The hardware evaluates the same rules.
     """
     match item.opcode:
         case Opcode.MATRIX:
             return item["kind"] not in kinds(config)
         case Opcode.POST:
-            return item["source"] not in sources(config) or item["period"] > config.bank_groups
+            if config.has_packing and item["packed"] and item["source"] == Source.BASIS:
+                return True
+            longest = config.bank_groups
+            if packs(item, config):
+                if item["source"] == Source.MATRIX:
+                    longest = config.rows
+                elif item["period"] % config.groups_of_byte:
+                    return True
+            return item["source"] not in sources(config) or item["period"] > longest
         case Opcode.CHANNEL:
-            return item["operation"] not in tuple(ChannelOperation) or item["period"] > config.bank_groups
+            return item["operation"] not in operations(config) or item["period"] > config.bank_groups
         case _:
             return False
+
+
+def packs(item: Instruction, config: AcceleratorConfig) -> bool:
+    """Whether a POST packs signs; FILL never does."""
+    return config.has_packing and bool(item["packed"]) and item["source"] != Source.FILL
+
+
+def groups_per_half(item: Instruction, config: AcceleratorConfig) -> int:
+    """What an accumulator half holds of the things that a POST counts with ``chunks``."""
+    if item["source"] == Source.BASIS:
+        return basis_groups(config)
+    return config.chunks // config.groups_of_byte if packs(item, config) else config.chunks
 
 
 def basis_groups(config: AcceleratorConfig) -> int:

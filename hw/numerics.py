@@ -31,6 +31,10 @@ FACTORED_BITS = 24
 """Of a sum of activations times coefficients, before the basis: the compiler proves that they fit."""
 COMBINED_BITS = 32
 """Of such sums times basis."""
+LANE_CHANNELS = 8
+"""Binary channels in a byte: bit i of byte b is channel 8 b + i; 1 stands for +1, 0 for -1."""
+MATCH_BITS = 6
+"""Of what an ``xnor`` PE adds, signed: twice the channels of a byte in which activation and weight agree."""
 BIAS_BITS = 32
 SHIFT_BITS = 6
 EXACT_FRACTION_BITS = 31

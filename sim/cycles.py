@@ -13,7 +13,7 @@ from popshift.hw import core
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control import registers, sequencer
-from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source, basis_groups, basis_inputs
+from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source, basis_inputs, groups_per_half, packs
 from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.numerics import BASIS_SIZE
@@ -139,10 +139,11 @@ class _Model:
         if source is Source.FILL:
             issue += item["chunks"] * area
         elif source in (Source.MATRIX, Source.BASIS):
-            per_half = config.chunks
+            per_half = groups_per_half(item, config)
             if source is Source.BASIS:
-                per_half = basis_groups(config)
                 area = item["y_count"] * basis_inputs(item) * BASIS_SIZE
+            elif packs(item, config):
+                area *= config.groups_of_byte
             left = item["chunks"]
             while left:
                 while len(halves.full) <= len(halves.released):

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.firmware_py import weight_words
+from popshift.firmware_py.bits import pack_signs, unpack_signs
 from popshift.hw import isa, numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
-from popshift.hw.isa import ChannelOperation, Counter, Instruction, Source, Status
+from popshift.hw.isa import EDGE_CLASSES, ChannelOperation, Counter, Edge, Instruction, Source, Status
 from popshift.hw.numerics import BASIS_SIZE
 
 ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
@@ -27,6 +28,12 @@ EXACT_FLOAT32_TERMS = 1 << 10
 """int8 products whose sum is exact in float32, in any order: each is at most 2**14, and there are 24 bits.
 Products with 16-bit weights take float64."""
 BLOCK_ADDRESSES = 1 << 16
+
+_FOLD = {
+    ChannelOperation.MAX: np.maximum,
+    ChannelOperation.SUM: np.add,
+    ChannelOperation.OR: np.bitwise_or,
+}
 
 Job = Iterator[bool]
 
@@ -126,19 +133,37 @@ class Units:
             self.hazards.read[banks, words] = True
         return np.take(self.activations.reshape(-1, self.images), banks * depth + words, axis=0)
 
-    def _write(self, group: int, mask: int, words: NDArray[np.int64], values: NDArray[np.int8]) -> None:
-        """Write ``values`` (lanes, words, images) to the bank groups of ``mask`` moved up by ``group``."""
+    def _write(
+        self,
+        group: int,
+        mask: int,
+        words: NDArray[np.int64],
+        values: NDArray[np.int8],
+        of_group: slice = slice(None),
+    ) -> None:
+        """Write ``values`` (banks, words, images) to banks `of_group` of the groups of ``mask`` moved up by
+        ``group``.
+        """
         words = words & self._address_mask
         if words.max(initial=0) >= self.config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
         lanes = self.config.post_lanes
         for target in range(self.config.bank_groups):
             if mask << group >> target & 1:
-                banks = slice(target * lanes, (target + 1) * lanes)
+                banks = range(target * lanes, (target + 1) * lanes)[of_group]
+                banks = slice(banks.start, banks.stop)
                 self.activations[banks, words] = values
                 if self.hazards:
                     self.hazards.written[banks, words] = True
         self.counters[Counter.ACTIVATION_WRITES] += len(words)
+
+    def _write_byte(
+        self, item: Instruction, number: int, words: NDArray[np.int64], values: NDArray[np.int8]
+    ) -> None:
+        """Write the byte ``values`` (1, words, images) to the bank `number` behind a POST's first one."""
+        lanes = self.config.post_lanes
+        group, lane = divmod(item["first_bank"] % lanes + number, lanes)
+        self._write(group, item["mask"], words, values, slice(lane, lane + 1))
 
     # ---- matrix unit ---------------------------------------------------------------------------------------
 
@@ -185,7 +210,7 @@ class Units:
                 break
             tiles.append(found)
         taps = np.stack([np.concatenate([step.weights for step in steps]) for steps in tiles])
-        taps = taps.transpose(0, 2, 1).reshape(len(tiles) * cols, -1)
+        taps = np.moveaxis(taps, -1, 1).reshape(len(tiles) * cols, *taps.shape[1:-1])
         shifts = np.repeat([step.shift for step in tiles[0]], rows)
         addresses = pixels + shifts[:, None] & self._address_mask
         if addresses.max() >= self.config.activation_depth:
@@ -201,15 +226,23 @@ class Units:
     def _products(
         self, taps: NDArray[np.int16], banks: NDArray[np.int64], addresses: NDArray[np.int64]
     ) -> NDArray[np.int32]:
-        """Sums (columns, pixels, images) of `taps` (columns, terms) times bytes at (banks, addresses)."""
+        """Sums (columns, pixels, images) of `taps` (columns, terms) times bytes at (banks, addresses).
+
+        Of binary weights (columns, terms, 8): twice the number of channels that agree with the bytes' bits.
+        """
         exact = np.float32 if self.config.weight_bits == numerics.WEIGHT_BITS else np.float64
+        binary = taps.ndim == 3
         sums = np.zeros((len(taps), addresses.shape[1], self.images), np.int32)
+        if binary:  # agreements minus disagreements are what the products below add up to
+            sums += np.abs(taps).sum(axis=(1, 2), dtype=np.int32)[:, None, None]
         for r in range(0, taps.shape[1], EXACT_FLOAT32_TERMS):
             terms = slice(r, r + EXACT_FLOAT32_TERMS)
-            weights = taps[:, terms].astype(exact)
+            weights = taps[:, terms].reshape(len(taps), -1).astype(exact)
             step = max(1, BLOCK_ELEMENTS // (weights.shape[1] * self.images))
             for p in range(0, addresses.shape[1], step):
                 gathered = self._gather(banks[terms, None], addresses[terms, p : p + step])
+                if binary:
+                    gathered = unpack_signs(gathered)
                 product = weights @ gathered.reshape(weights.shape[1], -1).astype(exact)
                 sums[:, p : p + step] += product.astype(np.int32).reshape(len(taps), -1, self.images)
         return sums
@@ -238,10 +271,7 @@ class Units:
         """Fold the windows at ``words`` (windows, taps); gives (windows * period, lanes, images)."""
         banks = np.arange(item["period"] * self.config.post_lanes)
         gathered = self._gather(banks[None, :, None], words[:, None, :])
-        if item["operation"] == ChannelOperation.MAX:
-            folded = gathered.max(axis=2).astype(np.int32)
-        else:
-            folded = gathered.sum(axis=2, dtype=np.int32)
+        folded = _FOLD[ChannelOperation(item["operation"])].reduce(gathered, axis=2, dtype=np.int32)
         self.counters[Counter.CHANNEL] += words.size
         self.counters[Counter.ACTIVATION_READS] += words.size
         return folded.reshape(-1, self.config.post_lanes, self.images)
@@ -270,11 +300,13 @@ class Units:
         return [lanes[index] for index in back]
 
     def _requantise(
-        self, item: Instruction, values: NDArray[np.int32], numbers: NDArray[np.int64]
+        self, item: Instruction, values: NDArray[np.int32], numbers: NDArray[np.int64], behind: int = 0
     ) -> NDArray[np.int8]:
-        """``values`` (groups, lanes, …, images) to activations; group i uses the parameters `numbers[i]`."""
+        """``values`` (groups, lanes, …, images) to activations; group i uses the parameters ``numbers[i] +
+        behind``.
+        """
         uniform = item["uniform"] and item["source"] != Source.BASIS
-        words = self._lane_parameters(item, numbers * 0 if uniform else numbers)
+        words = self._lane_parameters(item, (numbers * 0 if uniform else numbers) + behind)
         shape = (*values.shape[:2], *(1,) * (values.ndim - 2))
         bias, multiplier, shift = (
             np.array([[getattr(lane, name) for lane in lanes] for lanes in words], np.int64).reshape(shape)
@@ -290,19 +322,50 @@ class Units:
         pixels = rectangle(item)
         if len(pixels) > self.config.accumulator_depth:
             raise HaltError(Status.ACCUMULATOR_ADDRESS)
-        for first in range(0, item["chunks"], self.config.chunks):
+        lanes = self.config.post_lanes
+        packed = isa.packs(item, self.config)
+        per_chunk = self.config.groups_of_byte if packed else 1
+        per_half = isa.groups_per_half(item, self.config)
+        behind = self._words_behind(item)
+        for first in range(0, item["chunks"], per_half):
             while not self.full[self.draining]:
                 yield False
-            numbers = np.arange(first, min(first + self.config.chunks, item["chunks"]))
-            half = self.accumulators[self.draining, : len(numbers) * self.config.post_lanes, : len(pixels)]
+            numbers = np.arange(first * per_chunk, min(first + per_half, item["chunks"]) * per_chunk)
+            half = self.accumulators[self.draining, : len(numbers) * lanes, : len(pixels)]
             half = numerics.wrap(half.astype(np.int64), self.config.accumulator_width)
-            groups = half.reshape(len(numbers), self.config.post_lanes, len(pixels), self.images)
-            for number, values in zip(numbers.tolist(), self._requantise(item, groups, numbers), strict=True):
+            groups = half.reshape(len(numbers), lanes, len(pixels), self.images)
+            results = np.empty(groups.shape, np.int8)
+            for words in np.unique(behind):
+                chosen = behind == words
+                results[:, :, chosen] = self._requantise(item, groups[:, :, chosen], numbers, int(words))
+            if packed:
+                results = pack_signs(results.reshape(-1, len(pixels), self.images))[:, None]
+            for number, values in enumerate(results, first):
                 plane, group = divmod(number, item["period"])
-                self._write(group, item["mask"], item["base"] + plane * item["plane_step"] + pixels, values)
+                words = item["base"] + plane * item["plane_step"] + pixels
+                if packed:
+                    self._write_byte(item, group, words, values)
+                else:
+                    self._write(group, item["mask"], words, values)
             self.full[self.draining] = False
             self.draining ^= 1
             yield True
+
+    def _words_behind(self, item: Instruction) -> NDArray[np.int64]:
+        """By how many words each pixel's parameters lie behind those of pixels inside, int64 (pixels,)."""
+        height, width = item["y_count"], item["x_count"]
+        found = np.zeros((height, width), np.int64)
+        if self.config.has_packing:
+            sides = {
+                Edge.LEFT: np.s_[:, 0],
+                Edge.RIGHT: np.s_[:, -1],
+                Edge.TOP: np.s_[0],
+                Edge.BOTTOM: np.s_[-1],
+            }
+            for edge, pixels in sides.items():
+                if item["edges"] >> edge & 1:
+                    found[pixels] += EDGE_CLASSES[edge] * item["class_words"]
+        return found.ravel()
 
     def _post_basis(self, item: Instruction) -> Job:
         pixels, inputs = rectangle(item), isa.basis_inputs(item)
@@ -354,6 +417,15 @@ class Units:
             plane, pixel = np.divmod(element // period, len(pixels))
             words = item["base"] + plane * item["plane_step"] + pixels[pixel]
             values = self._requantise(item, block, plane * period + group)
+            if isa.packs(item, self.config):
+                per_byte = self.config.groups_of_byte
+                signs = pack_signs(values.reshape(-1, per_byte * self.config.post_lanes, self.images), 1)
+                for byte in range(period // per_byte):
+                    chosen = group[::per_byte] == byte * per_byte
+                    self._write_byte(item, byte, words[::per_byte][chosen], signs[chosen].transpose(1, 0, 2))
+                done += len(block)
+                yield True
+                continue
             for g in range(period):
                 chosen = group == g
                 if chosen.any():

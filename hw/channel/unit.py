@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
-from popshift.hw.isa import ChannelOperation, Opcode
+from popshift.hw.isa import ChannelOperation, Opcode, operations
 from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.pipeline import choose_near, registered
 
@@ -24,7 +24,7 @@ VALUES_LATENCY = 2
 
 
 class ChannelUnit(wiring.Component):
-    """Pooling: folds windows to their maximum or sum, one word (a byte of every bank) a cycle.
+    """Pooling: folds windows to their maximum, sum or bitwise or, one word (a byte of every bank) a cycle.
 
     A finished window is held for the post unit, which takes it group by group: windows end at least
     ``period`` cycles apart.
@@ -114,16 +114,17 @@ class ChannelUnit(wiring.Component):
         m.d.comb += [
             command.busy.eq(running),
             command.legal.eq(
-                (field("operation") <= ChannelOperation.SUM) & (field("period") < config.bank_groups)
+                (field("operation") <= max(operations(config))) & (field("period") < config.bank_groups)
             ),
             self.address.eq(own_address),
             self.reading.eq(issue),
             self.outside.eq(issued & (address >= config.activation_depth)),
         ]
-        self._fold(m, field("operation") == ChannelOperation.MAX, valid, first, last)
+        self._fold(m, field("operation"), valid, first, last)
         return m
 
-    def _fold(self, m: Module, maximum, valid, first, last) -> None:
+    def _fold(self, m: Module, operation, valid, first, last) -> None:
+        maximum = operation == ChannelOperation.MAX
         config = self._config
         bits = config.window_bits
         held = []
@@ -138,8 +139,11 @@ class ChannelUnit(wiring.Component):
             addend = registered(m, Mux(maximum, 0, byte), f"addend_{bank}", shape=byte.shape())
             # A maximum is a byte, whatever a window of sums may hold.
             larger = maximum & (value[:8].as_signed() < x)
+            folded = value + addend
+            if config.has_packing:
+                folded = Mux(operation == ChannelOperation.OR, value | x, folded)
             with m.If(valid):
-                m.d.sync += value.eq(Mux(first | larger, x, value + addend))
+                m.d.sync += value.eq(Mux(first | larger, x, folded))
             with m.If(finished):
                 m.d.sync += result.eq(value)
             held.append(result)

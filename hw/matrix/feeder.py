@@ -1,11 +1,11 @@
 """Weight feeder: reads the weight memory and expands what it stores into one row of weights per cycle."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import isa
-from popshift.hw.config import ADDRESS_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.isa import Kind
 from popshift.hw.matrix import rebuild
@@ -13,7 +13,7 @@ from popshift.hw.matrix.pe import pe_word
 from popshift.hw.matrix.pe.shift import decoded
 from popshift.hw.matrix.rebuild import Rebuild
 from popshift.hw.memory.ram import Ram
-from popshift.hw.numerics import CODE_BITS, WEIGHT_BITS
+from popshift.hw.numerics import CODE_BITS, LANE_CHANNELS, WEIGHT_BITS
 from popshift.hw.pipeline import delayed
 from popshift.hw.tech.portable import Portable
 
@@ -48,7 +48,8 @@ def shortest_pass(config: AcceleratorConfig, *, slice_begins: bool = False) -> i
 def weight_word(config: AcceleratorConfig) -> data.StructLayout:
     """One word of the weight memory: the row's address offset, then what `isa.Kind` says.
 
-    Of a row of coefficients, the upper two bits of the offset are the column of the basis.
+    Of a row of coefficients, the upper two bits of the offset are the column of the basis; of binary weights,
+    the highest says that the row is off.
     """
     return data.StructLayout({"offset": ADDRESS_BITS, "payload": config.weight_payload_bits})
 
@@ -135,7 +136,7 @@ class WeightFeeder(wiring.Component):
             replaying = delayed(m, replaying, Ram.LATENCY, "replaying")
             self._rebuild(m, loading & ~basis, reading, replaying, delayed(m, turn, Ram.LATENCY, "turn"))
         else:
-            m.d.comb += self.load_offset.eq(self.read_data.offset)
+            m.d.comb += self.load_offset.eq(self.read_data.offset[: config.offset_bits])
             if "mul" in config.pe_kinds:
                 is_dense = (self.kind == Kind.DENSE).replicate(WEIGHT_BITS)
                 m.d.comb += [
@@ -143,6 +144,7 @@ class WeightFeeder(wiring.Component):
                     for column, word in enumerate(self.weights)
                 ]
             self._coefficients(m, self.read_data.payload)
+            self._binary(m, self.read_data)
         return m
 
     def _slices(self, m: Module, loading: Signal, finish: Signal) -> tuple[Signal, Signal, Signal]:
@@ -201,6 +203,7 @@ class WeightFeeder(wiring.Component):
         ]
         m.d.comb += [pe.mul.eq(weight) for pe, weight in zip(self.weights, engine.weights, strict=True)]
         self._coefficients(m, word.payload)
+        self._binary(m, word)
 
     def _coefficients(self, m: Module, payload) -> None:
         """What the ``shift`` PEs store of a word of `Kind.SHIFT`; of any other, zero."""
@@ -212,3 +215,16 @@ class WeightFeeder(wiring.Component):
             code = decoded(payload.word_select(column, CODE_BITS) & here)
             code = delayed(m, code, weights_latency(config), f"code_{column}", shape=unsigned(len(code)))
             m.d.comb += pe.shift.eq(code)
+
+    def _binary(self, m: Module, word) -> None:
+        """What the ``xnor`` PEs store of a word of `Kind.XNOR`; with any other, and in rows that are off,
+        they add nothing.
+        """
+        if "xnor" not in self._config.pe_kinds:
+            return
+        on = (self.kind == Kind.XNOR) & ~word.offset[BINARY_OFFSET_BITS]
+        for column, pe in enumerate(self.weights):
+            lane = Cat(word.payload.word_select(column, LANE_CHANNELS), on)
+            shape = unsigned(len(lane))
+            lane = delayed(m, lane, weights_latency(self._config), f"lane_{column}", shape=shape)
+            m.d.comb += pe.xnor.eq(lane)

@@ -8,8 +8,9 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
-from popshift.hw.isa import Opcode, Source
+from popshift.hw.isa import EDGE_CLASSES, Edge, Opcode, Source
 from popshift.hw.numerics import BASIS_SIZE
+from popshift.hw.pipeline import delayed, registered
 
 RELEASE_LATENCY = 1
 """Cycles from the issue of a half's last element to `release`."""
@@ -22,11 +23,14 @@ ELEMENT = data.StructLayout(
         "area_end": 1,  # the next pixel begins the x/y rectangle again
         "plane_end": 1,  # and does so one plane further
         "mask_restart": 1,  # the next element belongs to the first group again
-        "mask_shift": 1,  # or to the next group
+        "mask_shift": 1,  # or to the next group, or bank if signs are packed
     }
 )
 """What travels through the pipeline with every element, so that the writing side needs no counters."""
 
+
+LATE = 2
+"""Cycles that the parameters of an accumulator are asked for after its address."""
 
 COLUMN = data.StructLayout({"valid": 1, "first": 1, "last": 1})
 """One column of an input, from a half with sums over columns of Ce; it may be the input's first or last."""
@@ -47,6 +51,8 @@ class PostControl(wiring.Component):
     element: of this cycle; not every column completes one. source: where its value comes from.
     address, chunk, half: of the accumulators. group: of the channel unit's window.
     parameter_address: of the element's parameters. outside: it lies beyond the parameter memory.
+    late_parameter_address: the same for an element from a half, `LATE` cycles later; only with packing.
+    packed: signs are written. first_bank: the instruction's.
     overfull: the rectangle has more pixels than an accumulator half.
     zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
     begin: a new instruction begins.
@@ -54,6 +60,7 @@ class PostControl(wiring.Component):
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
+        self._outside_late = Signal()
         self._command = command = CommandRegisters(Opcode.POST, config)
         passed_on = ("zero_point", "low", "high", "base", "x_step", "y_step", "plane_step", "mask")
         self._passed_on = passed_on
@@ -75,6 +82,9 @@ class PostControl(wiring.Component):
                 "half": Out(1),
                 "group": Out(range(max(2, config.bank_groups))),
                 "parameter_address": Out((config.parameter_depth - 1).bit_length()),
+                "late_parameter_address": Out((config.parameter_depth - 1).bit_length()),
+                "packed": Out(1),
+                "first_bank": Out(max(1, (config.post_lanes - 1).bit_length())),
                 "outside": Out(1),
                 "overfull": Out(1),
                 "begin": Out(1),
@@ -105,8 +115,7 @@ class PostControl(wiring.Component):
         from_matrix, from_channel, fill = active[:3]
         from_basis = active[3] if config.has_basis else Const(0, 1)
         from_half = from_matrix | from_basis
-        per_half = Mux(source == Source.BASIS, isa.basis_groups(config) - 1, config.chunks - 1)
-        columns = Loop(m, per_half if config.has_basis else Const(config.chunks - 1, len(column)), "column")
+        columns = Loop(m, self._per_half(source, len(column)), "column")
         issue, area_end, done, release = Signal(), Signal(), Signal(), Signal()
         group_end, last_column = period.last, columns.last
         m.d.comb += [
@@ -114,8 +123,10 @@ class PostControl(wiring.Component):
             area_end.eq(x.last & y.last),
         ]
         last_j, completes = self._inputs(m, command, issue & from_basis, x.last)
-        moves = from_matrix | (from_basis & last_j)  # on to the next accumulator
-        next_pixel = Mux(from_channel, group_end, ~from_basis | completes)
+        last_group = self._groups_of_byte(m, command, issue & ~from_basis & ~fill)
+        moves = (from_matrix & last_group) | (from_basis & last_j)  # on to the next accumulator
+        next_pixel = Mux(from_channel, group_end, Mux(from_basis, completes, last_group))
+        next_word = ~field("uniform") | from_basis
         with m.If(issue & next_pixel):
             x.advance()
             with m.If(x.last):
@@ -131,7 +142,7 @@ class PostControl(wiring.Component):
             with m.If(next_pixel & area_end):
                 m.d.sync += [
                     address.eq(0),
-                    parameter.eq(parameter + (~field("uniform") | from_basis)),
+                    parameter.eq(parameter + next_word),
                     column.eq(column + 1),
                 ]
                 columns.advance()
@@ -142,6 +153,12 @@ class PostControl(wiring.Component):
             with m.Elif(from_basis):
                 step = Mux(last_j, -(BASIS_SIZE - 1), 1)
                 m.d.sync += [parameter.eq(parameter + step), column.eq(column + step)]
+            if config.has_packing and config.groups_of_byte > 1:
+                with m.Elif(self.packed):
+                    step = Mux(last_group, -(config.groups_of_byte - 1), 1)
+                    m.d.sync += column.eq(column + step)
+                    with m.If(next_word):
+                        m.d.sync += parameter.eq(parameter + step)
         with m.If(issue & from_channel):
             m.d.sync += parameter.eq(parameter + ~field("uniform"))
             with m.If(group_end):
@@ -171,11 +188,11 @@ class PostControl(wiring.Component):
                 loop.restart()
         m.d.comb += [
             command.busy.eq(Cat(*active).any() | ~self.drained),
-            command.legal.eq((source < len(active)) & (field("period") < config.bank_groups)),
+            command.legal.eq(self._legal(command)),
             self.begin.eq(command.start),
             self.channel_active.eq(from_channel),
             self.issuing.eq(issue),
-            self.element.valid.eq(issue & (~from_basis | completes)),
+            self.element.valid.eq(issue & Mux(from_basis, completes, last_group)),
             self.element.row_end.eq(x.last),
             self.element.pixel_end.eq(next_pixel),
             self.element.area_end.eq(area_end),
@@ -188,13 +205,85 @@ class PostControl(wiring.Component):
             self.half.eq(half),
             self.group.eq(group),
             self.parameter_address.eq(parameter),
-            self.outside.eq(issue & ~fill & (parameter >= config.parameter_depth)),
             self.overfull.eq(
                 issue & moves & ~(next_pixel & area_end) & (address == config.accumulator_depth - 1)
             ),
         ]
         m.d.comb += [getattr(self, name).eq(field(name)) for name in self._passed_on]
+        outside = issue & ~fill & (parameter >= config.parameter_depth)
+        if config.has_packing:
+            self._classes(m, command, issue & from_matrix, (x, y), parameter)
+            outside |= self._outside_late
+        m.d.comb += self.outside.eq(outside)
         return m
+
+    def _per_half(self, source, bits: int):
+        """Loop limit of what a half holds (`isa.groups_per_half`)."""
+        config = self._config
+        limit = Const(config.chunks - 1, bits)
+        if config.has_basis:
+            limit = Mux(source == Source.BASIS, isa.basis_groups(config) - 1, limit)
+        if config.has_packing and config.groups_of_byte > 1:
+            limit = Mux(self.packed, config.chunks // config.groups_of_byte - 1, limit)
+        return limit
+
+    def _legal(self, command: CommandRegisters):
+        """As `isa.illegal_fields` has it."""
+        config, field = self._config, command.field
+        source, period = field("source"), field("period")
+        known, short = source < len(isa.sources(config)), period < config.bank_groups
+        if not config.has_packing:
+            return known & short
+        whole = (period & (config.groups_of_byte - 1)) == config.groups_of_byte - 1
+        bytes_fit = Mux(source == Source.MATRIX, period < config.rows, short & whole)
+        packable = ~(field("packed") & (source == Source.BASIS))
+        return known & packable & Mux(self.packed, bytes_fit, short)
+
+    def _groups_of_byte(self, m: Module, command: CommandRegisters, issue):
+        """Whether the group issued is the last that its element takes: signs of several fill a byte."""
+        config, field = self._config, command.field
+        if not config.has_packing:
+            return Const(1, 1)
+        m.d.comb += [
+            self.packed.eq(field("packed") & (field("source") != Source.FILL)),
+            self.first_bank.eq(field("first_bank") if config.post_lanes > 1 else 0),
+        ]
+        if config.groups_of_byte == 1:
+            return Const(1, 1)
+        groups = Loop(m, Const(config.groups_of_byte - 1, 3), "byte_group")
+        with m.If(issue):
+            groups.advance()
+        with m.If(command.start):
+            groups.restart()
+        return ~self.packed | groups.last
+
+    def _classes(self, m: Module, command: CommandRegisters, issue, loops, parameter) -> None:
+        """Parameters of a pixel at an edge, `LATE` cycles later."""
+        config, field, words = self._config, command.field, command.field("class_words")
+        x, y = loops
+        first_x, first_y = Signal(), Signal()
+        with m.If(self.element.pixel_end & self.issuing):
+            m.d.sync += first_x.eq(x.last)
+            with m.If(x.last):
+                m.d.sync += first_y.eq(y.last)
+        with m.If(command.start):
+            m.d.sync += [first_x.eq(1), first_y.eq(1)]
+        on_edge = {Edge.LEFT: first_x, Edge.RIGHT: x.last, Edge.TOP: first_y, Edge.BOTTOM: y.last}
+        thrice = registered(m, words + (words << 1), "class_words_thrice")
+        behind = {Edge.LEFT: words, Edge.RIGHT: words << 1, Edge.TOP: thrice, Edge.BOTTOM: thrice << 1}
+        sides = {edge: Mux(field("edges")[edge] & on_edge[edge], behind[edge], 0) for edge in Edge}
+        across = registered(m, sides[Edge.LEFT] + sides[Edge.RIGHT], "class_across")
+        down = registered(m, sides[Edge.TOP] + sides[Edge.BOTTOM], "class_down")
+        # From other sources than MATRIX there are no classes: then this is what is added to nothing.
+        with m.If(~issue):
+            m.d.sync += [across.eq(0), down.eq(0)]
+        early = registered(m, parameter, "parameter_early")
+        late = registered(m, early + across + down, "parameter_late")
+        issued = delayed(m, issue, LATE, "issued_late", reset=True)
+        m.d.comb += [
+            self.late_parameter_address.eq(late),
+            self._outside_late.eq(issued & (late >= config.parameter_depth)),
+        ]
 
     def _inputs(self, m: Module, command: CommandRegisters, issue, row_end) -> tuple:
         """The columns of the inputs that a row of outputs is combined from, and which input completes one.
@@ -223,3 +312,6 @@ class PostControl(wiring.Component):
             self.column.last.eq(last_j),
         ]
         return last_j, last_j & completes
+
+
+assert EDGE_CLASSES == {Edge.LEFT: 1, Edge.RIGHT: 2, Edge.TOP: 3, Edge.BOTTOM: 6}, "as `_classes` adds them"

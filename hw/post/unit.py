@@ -1,6 +1,6 @@
 """The post unit: drains accumulators or windows, requantises, writes activations; and fills padding."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,7 +16,7 @@ from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
 from popshift.hw.post import basis, requantise
 from popshift.hw.post.basis import BasisLane
-from popshift.hw.post.control import ELEMENT, PostControl
+from popshift.hw.post.control import ELEMENT, LATE, PostControl
 from popshift.hw.post.requantise import RequantiseLane
 from popshift.hw.tech.portable import Portable
 
@@ -71,7 +71,8 @@ class PostUnit(wiring.Component):
     window, channel_active: see `PostControl`. window_group: the group of the window wanted. window_values:
         its values, `VALUES_LATENCY` cycles later.
     parameter_address, parameter_data: read port of the parameter memory.
-    write_mask (one bit per bank group), write_address, write_data: to the activation memory.
+    write_mask (one bit per bank group), write_lanes (one bit per bank of a group), write_address, write_data:
+        to the activation memory.
     issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
         overfull: errors.
     """
@@ -95,6 +96,7 @@ class PostUnit(wiring.Component):
                 "parameter_address": Out((config.parameter_depth - 1).bit_length()),
                 "parameter_data": In(parameter_word(config)),
                 "write_mask": Out(config.bank_groups),
+                "write_lanes": Out(config.post_lanes),
                 "write_address": Out(address_bits(config)),
                 "write_data": Out(data.ArrayLayout(8, lanes)),
                 "issuing": Out(1),
@@ -133,7 +135,11 @@ class PostUnit(wiring.Component):
         # Accumulators take longer than the other values: their parameters are asked for later, their elements
         # wait longer.
         wait = Accumulators.DRAIN_LATENCY - VALUES_LATENCY
-        late_address = delayed(m, control.parameter_address, wait, "parameter_address")
+        late_address = control.late_parameter_address
+        if config.has_packing:
+            assert wait == LATE
+        else:
+            late_address = delayed(m, control.parameter_address, wait, "parameter_address")
         m.d.comb += self.parameter_address.eq(Mux(from_half, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
         late_element = _travel(m, control.element, wait, "element_late")
@@ -149,6 +155,9 @@ class PostUnit(wiring.Component):
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
         values = self._lanes(m, control, from_half, from_basis)
+        if config.has_packing:
+            byte = self._packed(m, values)
+            values = [Mux(control.packed, byte, value) for value in values]
         self._write(m, control, element, step)
         m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
         # Busy from the first element until the last has been written.
@@ -223,11 +232,20 @@ class PostUnit(wiring.Component):
         ]
         return chosen, chosen_factors
 
+    def _packed(self, m: Module, values: list[Signal]):
+        """The signs of the last 8 results, the oldest lowest: groups of a byte come in consecutive cycles."""
+        signs = Cat(*(~value[-1] for value in values))
+        groups = [signs]
+        for number in range(1, self._config.groups_of_byte):
+            groups.append(registered(m, groups[-1], f"signs_{number}"))
+        return Cat(*reversed(groups))
+
     def _write(self, m: Module, control: PostControl, element, step: Signal) -> None:
         config = self._config
         address = Signal(len(control.base), reset_less=True)
         plane = Signal.like(address)
         mask = Signal(config.bank_groups, reset_less=True)
+        lane = Signal.like(control.first_bank, reset_less=True)
         next_plane = Signal.like(address)
         m.d.comb += next_plane.eq(plane + control.plane_step)
         with m.If(element.valid):
@@ -239,15 +257,22 @@ class PostUnit(wiring.Component):
             with m.Elif(element.pixel_end):
                 m.d.sync += address.eq(address + step)
             with m.If(element.mask_restart):
-                m.d.sync += mask.eq(control.mask)
+                m.d.sync += [mask.eq(control.mask), lane.eq(control.first_bank)]
             with m.Elif(element.mask_shift):
-                m.d.sync += mask.eq(mask << 1)
+                last_lane = Const(1, 1)
+                if config.post_lanes > 1:
+                    last_lane = ~control.packed | (lane == config.post_lanes - 1)
+                    m.d.sync += lane.eq(lane + 1)
+                with m.If(last_lane):
+                    m.d.sync += mask.eq(mask << 1)
         with m.If(control.begin):
             m.d.sync += [address.eq(control.base), plane.eq(control.base), mask.eq(control.mask)]
+            m.d.sync += lane.eq(control.first_bank)
         outside = address >= config.activation_depth
         m.d.comb += [
             self.writing.eq(element.valid),
             self.outside_activations.eq(element.valid & outside),
             self.write_mask.eq(Mux(element.valid & ~outside, mask, 0)),
+            self.write_lanes.eq(~control.packed.replicate(config.post_lanes) | (1 << lane)),
             self.write_address.eq(address),
         ]

@@ -13,7 +13,7 @@ from popshift.hw.packet import Space
 from popshift.sim.cycles import predict
 from popshift.sim.executor import Machine
 from popshift.sim.run import load_segment
-from tests import smartdeal_programs
+from tests import random_programs
 from tests.hw.core_bench import run_core
 from tests.networks import small_network
 
@@ -91,19 +91,27 @@ def test_core_equals_executor(changes):
         {"cols": 12, "tile_cols": 3, "post_lanes": 2, "pe_kinds": ["mul", "shift"], "rebuild": True},
         {"rows": 2, "cols": 3, "tile_rows": 2, "tile_cols": 1, "rebuild": True, "multiplier_stages": 4},
         {"rows": 1, "cols": 7, "tile_rows": 1, "tile_cols": 1, "pe_kinds": ["shift"]},
+        {"rows": 8, "cols": 8, "tile_rows": 2, "post_lanes": 2, "pe_kinds": ["xnor"]},
+        {"rows": 8, "cols": 16, "tile_cols": 2, "post_lanes": 8, "pe_kinds": ["xnor", "mul"]},
+        {
+            **{"rows": 4, "cols": 16, "tile_cols": 4, "post_lanes": 4, "pe_kinds": ["mul", "shift", "xnor"]},
+            **{"rebuild": True, "multiplier_stages": 4, "requantise": "compact"},
+        },
     ],
-    ids=["everything", "rebuild", "shift"],
+    ids=["everything", "rebuild", "shift", "xnor", "xnor, a byte at once", "xnor and all others"],
 )
-def test_core_equals_executor_on_smartdeal_weights(changes):
+def test_core_equals_executor_on_random_programs(changes):
     """Instructions of every kind and source; the activation memory is small enough to be compared whole."""
     small = {"activation_depth": 512, "weight_depth": 512, "parameter_depth": 48, "accumulator_depth": 48}
     config = load_config("tiny").replace(**{"post_lanes": 1, **small, **changes})
     rng = random.Random(SEED)
-    memories = smartdeal_programs.random_memories(rng, config, wild=False)
-    program = smartdeal_programs.random_program(rng, config, pairs=9)
+    memories = random_programs.random_memories(rng, config, wild=False)
+    program = random_programs.random_program(rng, config, pairs=12)
     used = {item["kind"] for item in program if item.opcode is Opcode.MATRIX}
     drained = {item["source"] for item in program if item.opcode is Opcode.POST}
     assert used == set(isa.kinds(config)) and (Source.BASIS in drained) == config.has_basis
+    packed = {isa.packs(item, config) for item in program if item.opcode is Opcode.POST}
+    assert packed == ({False, True} if config.has_packing else {False})
     machine = Machine(config, check_hazards=True)
     memories.load(machine)
     words = isa.encode_all(program)

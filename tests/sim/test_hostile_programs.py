@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tests import smartdeal_programs
+from tests import random_programs
 from tests.networks import small_network
 
 from popshift.firmware_py.session import Accelerator
@@ -184,7 +184,7 @@ def smartdeal_device(request):
         yield device, request.param
 
 
-def write_memories(device: Accelerator, memories: smartdeal_programs.Memories) -> None:
+def write_memories(device: Accelerator, memories: random_programs.Memories) -> None:
     writes = []
     for space, words in ((Space.WEIGHT, memories.weights), (Space.PARAMETER, memories.parameters)):
         step = packet.MAX_PAYLOAD // words.shape[1]
@@ -204,15 +204,15 @@ def read_activations(device: Accelerator, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([np.frombuffer(data, np.int8) for data in device.link.submit_many(requests)])
 
 
-def test_smartdeal_programs_do_what_the_executor_does(smartdeal_device):
+def test_random_programs_do_what_the_executor_does(smartdeal_device):
     """Same status; and if that is DONE, same memory, same counts of work, and the cycles predicted."""
     device, config = smartdeal_device
     seen: list[Status] = []
     for trial in range(64):
         rng = random.Random(1000 * SEED + trial)
-        memories = smartdeal_programs.random_memories(rng, config, wild=trial % 4 == 1)
-        spoilt = trial // 4 % smartdeal_programs.WAYS_TO_SPOIL if trial % 4 == 3 else None
-        program = smartdeal_programs.random_program(rng, config, pairs=3, spoilt=spoilt)
+        memories = random_programs.random_memories(rng, config, wild=trial % 4 == 1)
+        spoilt = trial // 4 % random_programs.WAYS_TO_SPOIL if trial % 4 == 3 else None
+        program = random_programs.random_program(rng, config, pairs=3, spoilt=spoilt)
         told = f"seed {1000 * SEED + trial}:\n" + "\n".join(map(str, program))
         words = isa.encode_all(program)
         machine = Machine(config, check_hazards=True)

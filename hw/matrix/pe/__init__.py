@@ -7,8 +7,9 @@ from amaranth.lib import data
 from popshift.hw.config import PE_KINDS, AcceleratorConfig
 from popshift.hw.matrix.pe.mul import MulColumn
 from popshift.hw.matrix.pe.shift import ShiftColumn
+from popshift.hw.matrix.pe.xnor import XnorColumn
 
-COLUMNS = {"mul": MulColumn, "shift": ShiftColumn}
+COLUMNS = {"mul": MulColumn, "shift": ShiftColumn, "xnor": XnorColumn}
 assert tuple(COLUMNS) == PE_KINDS
 
 

@@ -1,4 +1,6 @@
-"""Random MATRIX and POST pairs of every kind and source that a configuration has, and memories for them."""
+"""Random pairs of MATRIX or CHANNEL and POST, of every kind, operation and source that a configuration has,
+and memories for them.
+"""
 
 import random
 from dataclasses import dataclass
@@ -103,6 +105,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
     kind = rng.choice(isa.kinds(config))
     source = rng.choice([Source.MATRIX, *([Source.BASIS] if config.has_basis else [])])
     shape, rows, width = _post_shape(rng, config, source)
+    packed = config.has_packing and source is Source.MATRIX and rng.random() < 0.7
     assert config.activation_depth >= 512
     matrix = {
         "kind": int(kind),
@@ -123,14 +126,20 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
     matrix["weight_base"] = rng.choice(
         (0, config.weight_depth - words, rng.randint(0, config.weight_depth - words))
     )
-    per_half = isa.basis_groups(config) if source is Source.BASIS else config.chunks
+    post = _plain_post() | shape | {"source": int(source), "packed": int(packed)}
+    per_half = isa.groups_per_half(instruction(Opcode.POST, **post), config)
     chunks = matrix["n_tiles"] * per_half - rng.randrange(per_half)
     parameters = chunks * (numerics.BASIS_SIZE if source is Source.BASIS else 1)
+    parameters *= config.groups_of_byte if packed else 1
     assert parameters <= config.parameter_depth
-    low, period = rng.randint(-128, 127), rng.randint(1, config.bank_groups)
-    post = _plain_post() | shape
+    low, period = rng.randint(-128, 127), rng.randint(1, config.rows if packed else config.bank_groups)
+    if config.has_packing and source is Source.MATRIX:
+        furthest = sum(isa.EDGE_CLASSES.values())
+        post["edges"] = rng.getrandbits(4)
+        post["class_words"] = rng.randint(0, (config.parameter_depth - parameters) // furthest)
+        parameters += furthest * post["class_words"]
+        post["first_bank"] = rng.randrange(8)
     post |= {
-        "source": int(source),
         "period": period,
         "uniform": rng.getrandbits(1),
         "zero_point": rng.randint(-128, 127),
@@ -145,6 +154,30 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "mask": rng.randint(1, (1 << config.bank_groups) - 1),
     }
     return matrix, post
+
+
+def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruction]:
+    """A CHANNEL and the POST that takes its windows, within all memories."""
+    packed = config.has_packing and config.rows >= 8 and rng.getrandbits(1)
+    unit = config.groups_of_byte if packed else 1
+    period = unit * rng.randint(1, config.bank_groups // unit)
+    planes, x, y = rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 3)
+    channel = {
+        "operation": int(rng.choice(isa.operations(config))),
+        **{"x_count": x, "y_count": y, "planes": planes, "period": period},
+        **{"kx_count": rng.randint(1, 3), "ky_count": rng.randint(1, 2)},
+        **{"base": rng.randint(10, 40), "x_step": 1, "y_step": rng.randint(0, 9)},
+        **{"kx_step": 1, "ky_step": rng.randint(0, 9), "plane_step": rng.randint(0, 20)},
+    }
+    post = _plain_post() | {
+        **{"source": int(Source.CHANNEL), "packed": int(packed), "first_bank": rng.randrange(8)},
+        **{"period": period, "chunks": planes, "x_count": x, "y_count": y, "uniform": rng.getrandbits(1)},
+        **{"base": 340, "x_step": 1, "y_step": 2, "plane_step": rng.randint(0, 40)},
+        "mask": rng.randint(1, (1 << config.bank_groups) - 1),
+        "edges": rng.getrandbits(4),
+        "class_words": rng.randint(0, 3),
+    }
+    return [instruction(Opcode.CHANNEL, **channel), instruction(Opcode.POST, **post)]
 
 
 def _spoil(
@@ -189,7 +222,7 @@ def random_program(
         "chunks": config.chunks + 1,
         "base": config.activation_depth - 1,
     }
-    found = [
+    found: list[Instruction] = [
         instruction(Opcode.MATRIX, kind=isa.kinds(config)[0], **counts, **steps),
         instruction(Opcode.POST, **first),
         instruction(Opcode.MARK, layer=0),
@@ -200,6 +233,9 @@ def random_program(
         if index == wrong and spoilt is not None:
             _spoil(spoilt, rng, config, matrix, post)
         found += [instruction(Opcode.MATRIX, **matrix), instruction(Opcode.POST, **post)]
+        if rng.random() < 0.3:
+            barrier = instruction(Opcode.MARK, layer=100 + index)  # both units read through the same ports
+            found += [barrier, *_channel_pair(rng, config), barrier]
         if rng.getrandbits(1):
             found.append(instruction(Opcode.MARK, layer=index))
     return [*found, _END]
