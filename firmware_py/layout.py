@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorLayout:
-    """A placed int8 tensor.
+    """A placed tensor of int8 values, or of bits, eight channels to a byte (`popshift.firmware_py.bits`).
 
     Attributes
     ----------
     name: of the tensor in the network.
-    shape: (channels, height, width); a vector is (features, 1, 1).
+    shape: (channels, height, width), of bits (bytes, height, width); a vector is (features, 1, 1).
     scale, zero_point: real value = scale * (integer - zero_point).
+    bits: channels of a binary tensor, which are ``scale`` or ``-scale``; 0 if the tensor is int8.
+    threshold: real inputs of a binary tensor from this one on become ``scale``.
     base: word of channel 0, row 0, column 0.
     row_pitch, plane_step: words from row to row and from plane to plane.
     period: banks that one copy of the tensor occupies.
@@ -35,6 +37,8 @@ class TensorLayout:
     plane_step: int
     period: int
     copies: int
+    bits: int = 0
+    threshold: float = 0.0
 
     @property
     def planes(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from popshift.firmware_py.bits import pack_signs, unpack_signs
 from popshift.hw.errors import InputError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
@@ -21,11 +22,20 @@ class QuantisedTensor(Protocol):
     def scale(self) -> float: ...
     @property
     def zero_point(self) -> int: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def threshold(self) -> float: ...
+
+
+def real_shape(tensor: QuantisedTensor) -> tuple[int, int, int]:
+    """(channels, height, width) of the network's tensor, however it is stored."""
+    return (tensor.bits or tensor.shape[0], *tensor.shape[1:])
 
 
 def signature(tensors: Sequence[QuantisedTensor]) -> str:
     """Names and shapes for people: ``x 1x12x12, y 5``."""
-    shapes = (t.shape[:1] if t.shape[1:] == (1, 1) else t.shape for t in tensors)
+    shapes = (s[:1] if s[1:] == (1, 1) else s for s in map(real_shape, tensors))
     return ", ".join(f"{t.name} {'x'.join(map(str, s))}" for t, s in zip(tensors, shapes, strict=True))
 
 
@@ -46,13 +56,21 @@ def dequantise(values: NDArray[np.int8], scale: float, zero_point: int) -> NDArr
     return scale * (np.asarray(values, np.float64) - zero_point)
 
 
+def real_values(tensor: QuantisedTensor, values: NDArray[np.int8]) -> NDArray[np.float64]:
+    """What a batch stored as `tensor` says stands for: float64 (n, channels, height, width)."""
+    if tensor.bits:
+        values = unpack_signs(np.ascontiguousarray(values), tensor.bits, axis=1)
+    return dequantise(values, tensor.scale, tensor.zero_point)
+
+
 def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int8]:
     """A batch for the network's input `tensor`, as int8 (n, channels, height, width).
 
     Parameters
     ----------
     values: (n, channels, height, width), or (n, channels, width) for a sequence, or (n, features) for a
-        vector; floating point (quantised here) or int8 (taken as it is).
+        vector; floating point (quantised here) or int8 (taken as it is; of a binary tensor bytes of 8
+        channels).
 
     Raises
     ------
@@ -60,7 +78,8 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
     """
     where = f"input {tensor.name}"
     array = np.asarray(values)
-    channels, height, width = tensor.shape
+    stored = array.dtype == np.int8
+    channels, height, width = tensor.shape if stored else real_shape(tensor)
     shapes: list[tuple[int, ...]] = [(channels, height, width)]
     if height == 1:
         shapes.append((channels,) if width == 1 else (channels, width))
@@ -71,12 +90,12 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
         raise InputError(f"the shape must be {wanted}, not {array.shape}", where=where, remedy=remedy)
     if array.shape[0] == 0:
         raise InputError("the batch is empty", where=where, remedy="give at least one image")
-    if array.dtype != np.int8:
+    if not stored:
         if not np.issubdtype(array.dtype, np.floating):
             raise InputError(
                 f"the dtype must be float (quantised here) or int8 (already quantised), not {array.dtype}",
                 where=where,
-                remedy=f"convert it; int8 = round(x / {tensor.scale:g}) + {tensor.zero_point}",
+                remedy="convert it; " + _stored_as(tensor),
             )
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
@@ -85,14 +104,23 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
                 where=where,
                 remedy="remove NaN and infinite values",
             )
+        if tensor.bits:
+            array = array.reshape(array.shape[0], channels, height, width)
+            return pack_signs(np.where(array >= tensor.threshold, 0, -1), axis=1)
         array = quantise(array, tensor.scale, tensor.zero_point)
     return array.reshape(array.shape[0], channels, height, width)
+
+
+def _stored_as(tensor: QuantisedTensor) -> str:
+    if tensor.bits:
+        return f"int8 = bits of 8 channels, 1 where x >= {tensor.threshold:g}"
+    return f"int8 = round(x / {tensor.scale:g}) + {tensor.zero_point}"
 
 
 def clipped_share(tensor: QuantisedTensor, values: ArrayLike) -> float:
     """Share of real values over half a step outside what `tensor` can hold, 0 .. 1; int8 is inside."""
     array = np.asarray(values)
-    if array.dtype == np.int8 or not array.size:
+    if array.dtype == np.int8 or tensor.bits or not array.size:
         return 0.0
     ends = (ACTIVATION_MIN - 0.5, ACTIVATION_MAX + 0.5)
     low, high = (tensor.scale * (end - tensor.zero_point) for end in ends)

@@ -6,6 +6,7 @@ whatever order a library adds them. An explicit im2col keeps out algorithms that
 (Winograd). Everything behind the accumulator is `popshift.hw.numerics` on int64.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from popshift.firmware_py.bits import pack_signs, unpack_signs
 from popshift.firmware_py.tensors import quantise_inputs
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
@@ -53,20 +55,23 @@ def run(graph: Graph, values: NDArray[Any] | torch.Tensor | Mapping[str, Any]) -
 
 def _im2col_bytes(graph: Graph, operator: Operator) -> int:
     source, result = graph.tensors[operator.input], graph.tensors[operator.output]
-    return 8 * source.shape[0] * math.prod(operator.window.kernel) * math.prod(result.shape[1:])
+    return 8 * source.channels * math.prod(operator.window.kernel) * math.prod(result.shape[1:])
 
 
 def _run_chunk(graph: Graph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
     values = dict(inputs)
     for operator in graph.operators:
         source, result = graph.tensors[operator.input], graph.tensors[operator.output]
-        x = torch.from_numpy(values[operator.input]).to(torch.float64)
-        acc = (
-            _convolve(operator, x, source)
-            if isinstance(operator, Convolution)
-            else _pool(operator, x, source)
-        )
-        values[operator.output] = _requantise(operator.requantisation, acc, result, graph)
+        stored = values[operator.input]
+        if isinstance(operator, Convolution):
+            numbers = unpack_signs(stored, source.bits, axis=1) if source.bits else stored
+            acc = _convolve(operator, torch.from_numpy(numbers).to(torch.float64), source)
+        else:
+            acc = _pool(operator, torch.from_numpy(stored).to(torch.float64), source)
+        found = _requantise(operator.requantisation, acc, result, graph)
+        if result.bits and isinstance(operator, Convolution):
+            found = pack_signs(found, axis=1)
+        values[operator.output] = found.reshape(-1, *result.shape)
     return values
 
 
@@ -88,11 +93,19 @@ def _convolve(operator: Convolution, x: torch.Tensor, source: Tensor) -> torch.T
 
 
 def _pool(operator: Pool, x: torch.Tensor, source: Tensor) -> torch.Tensor:
-    if operator.operation is Pooling.MAX:
+    if source.bits:
+        folded = _or(_im2col(operator.window, x, 0))
+    elif operator.operation is Pooling.MAX:
         folded = _im2col(operator.window, x, numerics.ACTIVATION_MIN).amax(2) - source.zero_point
     else:
         folded = _im2col(operator.window, x - source.zero_point, 0).sum(2)
     return folded.to(torch.int64)
+
+
+def _or(columns: torch.Tensor) -> torch.Tensor:
+    """Bitwise or of the bytes (N, channels, taps, pixels) of each window."""
+    taps = columns.to(torch.int8).unbind(2)
+    return functools.reduce(torch.bitwise_or, taps)
 
 
 def _requantise(r: Requantisation, acc: torch.Tensor, result: Tensor, graph: Graph) -> NDArray[np.int8]:
@@ -106,4 +119,4 @@ def _requantise(r: Requantisation, acc: torch.Tensor, result: Tensor, graph: Gra
         high=r.high,
         mode=graph.mode,
     )
-    return activations.to(torch.int8).reshape(-1, *result.shape).numpy()
+    return activations.to(torch.int8).numpy()

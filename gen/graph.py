@@ -22,12 +22,23 @@ class Tensor:
     """An int8 activation tensor: real value = scale * (integer - zero_point).
 
     ``shape`` is (channels, height, width) without the batch; a vector of n features is (n, 1, 1).
+
+    A binary tensor has ``bits`` channels, each ``scale`` or ``-scale``. It is stored as bytes of eight
+    channels (`popshift.firmware_py.bits`): ``shape`` is (bytes, height, width), ``zero_point`` is 0, padding
+    is no channel's value but a real 0. If it is an input, real values from ``threshold`` on become ``scale``.
     """
 
     name: str
     shape: tuple[int, int, int]
     scale: float
     zero_point: int
+    bits: int = 0
+    threshold: float = 0.0
+
+    @property
+    def channels(self) -> int:
+        """Of the network's tensor, however it is stored."""
+        return self.bits or self.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,9 @@ class Convolution:
     ``weight``: int8 (out channels, in channels, kernel height, kernel width), or int16 if it is made of
     ``factors``; ``bias``: int64 (out channels,), without the zero-point term, which the mapper folds in.
     Padding stands for the real value 0 (the zero point).
+
+    If the input is binary, x is 1 or -1 and so is every weight. If the output is, its bits are the signs
+    of the requantised values, 1 for those that are not negative.
     """
 
     name: str
@@ -119,6 +133,8 @@ class Pool:
     """MAX: ``acc = max(x) - zero_point_in`` (padding never wins); AVERAGE: ``acc = sum(x - zero_point_in)``
     over the whole window, padding counting as real 0 (the divisor is in the requantisation). Then
     requantise.
+
+    MAX of a binary tensor: of every bit. Its requantisation, one factor for each byte, is the identity.
     """
 
     name: str

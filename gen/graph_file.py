@@ -25,7 +25,7 @@ from popshift.gen.graph import (
 from popshift.hw.errors import ProgramError
 from popshift.hw.numerics import Requantise
 
-FORMAT = 2
+FORMAT = 3
 _ENTRY = "popshift-graph"
 _FACTORS = ("coefficients", "basis", "taps")
 """Arrays of a layer with SmartDeal weights, instead of the weight."""
@@ -53,7 +53,10 @@ def to_bytes(graph: Graph) -> bytes:
         "mode": str(graph.mode),
         "inputs": graph.inputs,
         "outputs": graph.outputs,
-        "tensors": [[t.name, list(t.shape), t.scale, t.zero_point] for t in graph.tensors.values()],
+        "tensors": [
+            [t.name, list(t.shape), t.scale, t.zero_point, t.bits, t.threshold]
+            for t in graph.tensors.values()
+        ],
         "operators": operators,
     }
     return safetensors.save(arrays, {_ENTRY: json.dumps(manifest, sort_keys=True, allow_nan=False)})
@@ -76,8 +79,8 @@ def from_bytes(data: bytes, *, where: str = "graph") -> Graph:
             raise ProgramError(what, where=where, remedy=remedy)
         arrays = safetensors.load(data)
         tensors = [
-            Tensor(name, (shape[0], shape[1], shape[2]), scale, zero_point)
-            for name, shape, scale, zero_point in manifest["tensors"]
+            Tensor(name, (shape[0], shape[1], shape[2]), *numbers)
+            for name, shape, *numbers in manifest["tensors"]
         ]
         operators = [_operator(values, arrays, index) for index, values in enumerate(manifest["operators"])]
         return Graph(

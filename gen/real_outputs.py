@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.firmware_py.program import Program
-from popshift.firmware_py.tensors import dequantise
+from popshift.firmware_py.tensors import real_values
 
 DIMS = "output_dims"
 """Name of the attachment that holds the module's shape per sample of every output, as JSON."""
@@ -36,7 +36,7 @@ def real_outputs(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> d
     dims = json.loads(program.attachments.get(DIMS, b"{}"))
     found = {}
     for layout in program.outputs:
-        values = dequantise(outputs[layout.name], layout.scale, layout.zero_point)
-        usual = layout.shape[:1] if layout.shape[1:] == (1, 1) else layout.shape
+        values = real_values(layout, outputs[layout.name])
+        usual = values.shape[1:2] if values.shape[2:] == (1, 1) else values.shape[1:]
         found[layout.name] = values.reshape(len(values), *dims.get(layout.name, usual))
     return found

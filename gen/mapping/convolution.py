@@ -1,13 +1,16 @@
 """Convolutions and fully connected layers on the matrix unit: one MATRIX and one POST for each pixel tile."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.bits import packed_size
 from popshift.gen.graph import Convolution
-from popshift.gen.mapping.parameters import convolution_parameters, pack_parameters
+from popshift.gen.mapping.edges import EdgePlan, Region, plan_edges, without_edges
+from popshift.gen.mapping.parameters import convolution_parameters, never, pack_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.schemes import Candidate, Scheme, candidates, obstacles
 from popshift.gen.mapping.sections import (
@@ -27,7 +30,7 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Instruction, Lane, Opcode, Source, instruction
-from popshift.hw.numerics import BASIS_SIZE
+from popshift.hw.numerics import BASIS_SIZE, LANE_CHANNELS
 from popshift.sim.cycles import predict
 
 MAX_TILES = 1 << 16
@@ -48,7 +51,7 @@ def convolution_sections(
     """
     found: dict[str, list[Section]] = {}
     refused: list[ModelError] = []
-    for candidate in candidates(layer, source.layout, *target.layout.shape[1:], config):
+    for candidate in candidates(layer, source.layout, target.buffer.tensor, config):
         try:
             found[candidate.scheme.name] = _sections(layer, source, target, candidate, config)
         except ModelError as error:
@@ -80,8 +83,11 @@ def _sections(
     """The sections of one way to execute it."""
     layout, scheme = source.layout, choice.scheme
     channels = layer.weight.shape[0]
+    edges = without_edges(choice.pixels)
+    if layout.bits:
+        edges = plan_edges(layer.window, layout.shape[1:], choice.pixels)
     whole = scheme.tiles(0, channels)
-    parameters = convolution_parameters(layer, layout.zero_point, config, whole)
+    parameters = convolution_parameters(layer, layout, config, whole)
     tile_words = max(len(tile.words) for tile in whole)
     if tile_words > config.weight_depth or max(tile.fields["k_tiles"] for tile in whole) > MAX_TILES:
         raise ModelError(
@@ -91,60 +97,113 @@ def _sections(
         )
     fills = fill_padding(target, config)
     rows = 1 if scheme.source is Source.MATRIX else BASIS_SIZE
+    rows *= sum(len(table) for table in edges.tables)
     most = min(
         min(config.weight_depth // tile_words, MAX_TILES) * scheme.channels,
         config.parameter_depth // rows * config.post_lanes,
     )
-    ranges = channel_ranges(channels, most, target.layout.period, scheme.channels, config)
+    ranges = _ranges(layer, target, most, scheme.channels, config)
     parts = []
     for start, stop in ranges:
         columns = whole if len(ranges) == 1 else scheme.tiles(start, stop)
         words = len(runs(columns)) * isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[Opcode.POST]
-        for piece in tile_ranges(choice.pixels, words, words_of(fills), config.program_depth):
+        for piece in tile_ranges(edges.regions, words, words_of(fills), config.program_depth):
             parts.append(((start, stop), columns, piece))
     kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
     sections = []
     for index, (chosen, columns, piece) in enumerate(parts):
         start, stop = chosen
-        pixels = sum(tile.pixels for tile in piece)
+        pixels = sum(region.rectangle.pixels for region in piece)
+        packed_parameters = _parameters(config, layer, target, columns, parameters[start:stop], edges, chosen)
         sections.append(
             Section(
                 name=part_name(layer.name, index, len(parts)),
                 kind="convolution",
                 output=layer.output,
-                macs=(stop - start) * layout.shape[0] * kernel_taps * pixels,
+                macs=(stop - start) * (layout.bits or layout.shape[0]) * kernel_taps * pixels,
                 instructions=_instructions(
-                    layer, source, target, config, scheme, columns, chosen, piece, [] if index else fills
+                    layer,
+                    source,
+                    target,
+                    config,
+                    scheme,
+                    columns,
+                    chosen,
+                    edges,
+                    piece,
+                    [] if index else fills,
                 ),
                 weights=np.concatenate([tile.words for tile in columns]),
-                parameters=_parameters(config, columns, parameters[start:stop]),
-                mapping=_details(source, target, choice, columns, chosen, piece, config),
+                parameters=packed_parameters,
+                mapping=_details(
+                    source, target, choice, columns, chosen, [region.rectangle for region in piece], config
+                ),
             )
         )
     return sections
 
 
 def _parameters(
-    config: AcceleratorConfig, columns: Sequence[ColumnTile], lanes: list[Lane]
+    config: AcceleratorConfig,
+    layer: Convolution,
+    target: Placed,
+    columns: Sequence[ColumnTile],
+    lanes: list[Lane],
+    edges: EdgePlan,
+    channels: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """Parameter words of consecutive channels, with their basis if the post unit needs it."""
+    """Parameter words of consecutive channels, for all classes of pixels one after the other, with their
+    basis if the post unit needs it.
+    """
     if columns[0].basis is not None:
         basis = np.concatenate([tile.basis for tile in columns if tile.basis is not None])
-        lanes = basis_lanes(lanes, basis, config)
-    return pack_parameters(config, lanes)
+        return pack_parameters(config, basis_lanes(lanes, basis, config))
+    if target.layout.bits:  # bits that no channel has are 0
+        lanes = [*lanes, *[never(config)] * (-len(lanes) % LANE_CHANNELS)]
+    blocks = []
+    for pixel_class in (pixel_class for table in edges.tables for pixel_class in table):
+        block = lanes
+        if pixel_class is not None:
+            missing = pixel_class.outside(layer.weight[slice(*channels)]).tolist()
+            own = [replace(lane, bias=lane.bias + more) for lane, more in zip(lanes, missing, strict=False)]
+            block = own + lanes[len(own) :]
+        blocks.append(pack_parameters(config, block))
+    return np.concatenate(blocks)
+
+
+def _ranges(
+    layer: Convolution, target: Placed, most: int, tile_channels: int, config: AcceleratorConfig
+) -> list[tuple[int, int]]:
+    """Ranges of output channels, of at most `most` each; of whole bytes if the output is binary.
+
+    Raises
+    ------
+    ModelError: not even one column tile, or one bank group, has room for its parameters.
+    """
+    channels, period = len(layer.weight), target.layout.period
+    unit, group = (LANE_CHANNELS, 1) if target.layout.bits else (1, config.post_lanes)
+    if most < group * unit:
+        raise ModelError(
+            f"its parameters do not fit {config.parameter_depth} words",
+            where=f"layer {layer.name}",
+            remedy="raise parameter_depth, or use less padding",
+        )
+    whole = channel_ranges(-(-channels // unit), most // unit, period, max(1, tile_channels // unit), group)
+    return [(start * unit, min(stop * unit, channels)) for start, stop in whole]
 
 
 def channel_ranges(
-    channels: int, most: int, period: int, tile_channels: int, config: AcceleratorConfig
+    channels: int, most: int, period: int, tile_channels: int, group: int
 ) -> list[tuple[int, int]]:
     """Ranges of output channels of at most `most` each, for which one POST can write every column tile.
 
     A range begins a plane, or stays within one: the post unit's mask starts again only at the end of a plane.
+    `group`: of channels that are written together.
     """
     if channels <= most:
         return [(0, channels)]
     if most < period:
-        most -= most % config.post_lanes
+        most -= most % group
         return [
             (start, min(start + most, plane + period, channels))
             for plane in range(0, channels, period)
@@ -163,17 +222,19 @@ def _instructions(
     scheme: Scheme,
     columns: Sequence[ColumnTile],
     channels: tuple[int, int],
-    tiles: Sequence[Rectangle],
+    edges: EdgePlan,
+    regions: Sequence[Region],
     fills: list[Instruction],
 ) -> list[Instruction]:
-    """The MATRIXes and the POST of every tile; the FILLs run beside the first MATRIX."""
+    """The MATRIXes and the POST of every region; the FILLs run beside the first MATRIX."""
     window, pitch = layer.window, source.layout.row_pitch
-    start, stop = channels
-    plane, within = divmod(start, target.layout.period)
-    group = within // config.post_lanes
     starts = np.cumsum([0, *(len(tile.words) for tile in columns)]).tolist()
+    place = _place(target, channels, config)
+    class_words = place["chunks"] * (config.groups_of_byte if target.layout.bits else 1)
+    plane = place.pop("plane")
     items: list[Instruction] = []
-    for tile in tiles:
+    for region in regions:
+        tile = region.rectangle
         matrices = [
             instruction(
                 Opcode.MATRIX,
@@ -188,18 +249,41 @@ def _instructions(
         rectangle = {**post_rectangle(target, tile, plane), **scheme.post_fields(layer, tile)}
         post = instruction(
             Opcode.POST,
-            period=bank_groups(target, config),
             uniform=0,
             zero_point=target.layout.zero_point,
             low=layer.requantisation.low,
             high=layer.requantisation.high,
-            chunks=-(-(stop - start) // config.post_lanes),
-            parameter_base=0,
-            mask=copy_mask(target, config) << group,
+            parameter_base=class_words * sum(map(len, edges.tables[: region.table])),
+            edges=region.edges,
+            class_words=class_words if region.edges else 0,
+            **place,
             **rectangle,
         )
         items += [matrices[0], *(fills if not items else []), post, *matrices[1:]]
     return items
+
+
+def _place(target: Placed, channels: tuple[int, int], config: AcceleratorConfig) -> dict[str, int]:
+    """Fields of a POST that say to which banks it writes these channels, and the plane it begins with."""
+    start, stop = channels
+    if not target.layout.bits:
+        plane, within = divmod(start, target.layout.period)
+        return {
+            "plane": plane,
+            "period": bank_groups(target, config),
+            "chunks": -(-(stop - start) // config.post_lanes),
+            "mask": copy_mask(target, config) << within // config.post_lanes,
+        }
+    plane, within = divmod(start // LANE_CHANNELS, target.layout.period)
+    group, first_bank = divmod(within, config.post_lanes)
+    return {
+        "plane": plane,
+        "packed": 1,
+        "period": target.layout.period,
+        "chunks": packed_size(stop - start),
+        "mask": copy_mask(target, config) << group,
+        "first_bank": first_bank,
+    }
 
 
 def _details(

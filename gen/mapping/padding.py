@@ -2,7 +2,7 @@
 stands there.
 
 See `firmware_py/layout.py` and `docs/architecture.md`. Convolutions and average pools want the zero point (a
-real 0), max pools -128 (which never wins). A tensor that would need both gets a copy.
+real 0), max pools -128 (which never wins), bits 0. A tensor that would need both gets a copy.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def value_wanted(operator: Operator, tensor: Tensor) -> int | None:
     """What `operator` needs in the padding of its input `tensor`, or None if it reads none."""
     if not any(reach(operator.window, tensor.shape)):
         return None
-    if isinstance(operator, Pool) and operator.operation is Pooling.MAX:
+    if isinstance(operator, Pool) and operator.operation is Pooling.MAX and not tensor.bits:
         return numerics.ACTIVATION_MIN
     return tensor.zero_point
 

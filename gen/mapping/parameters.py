@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Pool, Pooling, Requantisation, wider_accumulators
 from popshift.gen.mapping.weight_tiles import ColumnTile
 from popshift.hw import isa, numerics
@@ -16,7 +17,7 @@ _SMALLER = "use smaller weights or biases, or fewer input channels"
 
 
 def convolution_parameters(
-    layer: Convolution, zero_point: int, config: AcceleratorConfig, tiles: Sequence[ColumnTile]
+    layer: Convolution, source: TensorLayout, config: AcceleratorConfig, tiles: Sequence[ColumnTile]
 ) -> list[Lane]:
     """(bias, multiplier, shift) of each output channel, the input's zero point folded into the bias.
 
@@ -27,6 +28,9 @@ def convolution_parameters(
     ------
     ModelError: an accumulator could leave its bits, or its product with the multiplier the post unit's range.
     """
+    if source.bits:
+        return _binary_parameters(layer, source, config)
+    zero_point = source.zero_point
     weight = layer.weight.reshape(layer.weight.shape[0], -1).astype(np.int64)
     positive, negative = np.maximum(weight, 0).sum(axis=1), np.minimum(weight, 0).sum(axis=1)
     low, high = numerics.ACTIVATION_MIN, numerics.ACTIVATION_MAX
@@ -40,6 +44,23 @@ def convolution_parameters(
         remedy = "leave the layer out of the decomposition (SmartDealConfig.skip), or use rebuild = true"
         _check_sums(layer, max(tile.sums for tile in tiles) * -low, numerics.FACTORED_BITS, remedy)
     return _checked(layer, bias, reached.max(axis=0), config)
+
+
+def _binary_parameters(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> list[Lane]:
+    """The array adds 2 for every channel that agrees with its weight. The sum of products is that minus the
+    number of channels; those that only fill a byte are 0 in both, so that they agree.
+    """
+    kernel_taps = layer.weight[0, 0].size
+    filling = source.shape[0] * numerics.LANE_CHANNELS - source.bits
+    bias = layer.bias.astype(np.int64) - (source.bits + 2 * filling) * kernel_taps
+    most = 2 * numerics.LANE_CHANNELS * source.shape[0] * kernel_taps
+    _check_sums(layer, most, config.accumulator_width, _SMALLER)
+    return _checked(layer, bias, np.abs(layer.bias) + most, config)
+
+
+def never(config: AcceleratorConfig) -> Lane:
+    """Of a channel whose result is negative, whatever its sum."""
+    return Lane(-(1 << (config.accumulator_width - 2)), *numerics.identity_multiplier(config.requantise))
 
 
 def _check_sums(layer: Convolution, bound: int, bits: int, remedy: str) -> None:

@@ -68,6 +68,8 @@ class Buffer:
             plane_step=self.plane_words,
             period=self.period,
             copies=self.copies,
+            bits=self.tensor.bits,
+            threshold=self.tensor.threshold,
         )
 
 
@@ -163,9 +165,10 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
     """Predicted cycles of all operators that read the tensor."""
     cycles = 0
     for reader in graph.consumers(buffer.tensor.name):
-        _, height, width = graph.tensors[reader.output].shape
+        target = graph.tensors[reader.output]
+        _, height, width = target.shape
         if isinstance(reader, Convolution):
-            found = candidates(reader, buffer.at(0), height, width, config)
+            found = candidates(reader, buffer.at(0), target, config)
             cycles += min(candidate.cost.cycles for candidate in found)
         else:
             kernel = reader.window.kernel[0] * reader.window.kernel[1]

@@ -139,7 +139,7 @@ def _instructions(
         x_moved = (tile.width - 1) * right + taps_moved
         channel = instruction(
             Opcode.CHANNEL,
-            operation=OPERATIONS[layer.operation],
+            operation=ChannelOperation.OR if layout.bits else OPERATIONS[layer.operation],
             x_count=tile.width,
             y_count=tile.height,
             kx_count=window.kernel[1],

@@ -8,6 +8,7 @@
 * ``factored``: their coefficients in ``shift`` PEs, the post unit combines the sums with the basis. A row of
   inputs is streamed once for all three columns of the basis; or, if the weights of a row of Ce belong to
   different channels, three inputs for every pixel.
+* ``xnor``: weights of 1 and -1 in ``xnor`` PEs, eight channels of a binary input at once.
 * ``digits``: any weights in ``shift`` PEs, as `popshift.gen.mapping.digits` writes them.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from popshift.firmware_py.layout import TensorLayout
-from popshift.gen.graph import Convolution
+from popshift.gen.graph import Convolution, Tensor
 from popshift.gen.mapping import weight_tiles
 from popshift.gen.mapping.cost import ConvolutionCost
 from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle, pixel_tiles
@@ -79,7 +80,7 @@ class Scheme:
         }
 
     def post_fields(self, layer: Convolution, tile: Rectangle) -> dict[str, int]:
-        """The fields of a POST that differ from those of a dense layer."""
+        """Where a POST takes its values, and how many for an output."""
         if self.source is Source.MATRIX:
             return {"source": Source.MATRIX}
         fields = {"source": Source.BASIS, "single": int(self.name == "digits")}
@@ -98,16 +99,19 @@ class Candidate:
 
 
 def candidates(
-    layer: Convolution, source: TensorLayout, height: int, width: int, config: AcceleratorConfig
+    layer: Convolution, source: TensorLayout, target: Tensor, config: AcceleratorConfig
 ) -> list[Candidate]:
-    """All schemes that are possible for an output of `height` x `width`, the preferred first.
+    """All schemes that are possible for the output `target`, the preferred first.
 
     Raises
     ------
     ModelError: the configuration has none for these weights.
     """
     found: list[Candidate] = []
+    _, height, width = target.shape
     for scheme in _schemes(layer, source, config):
+        if target.bits and not (config.has_packing and scheme.source is Source.MATRIX):
+            continue
         columns = scheme.tiles(0, len(layer.weight))
         longest = max(tile.fields["k_tiles"] for tile in columns)
         needed = max(tile.needed for tile in columns) / config.rows
@@ -124,12 +128,22 @@ def candidates(
         )
         found.append(Candidate(scheme, tiles, cost))
     if not found:
-        raise ModelError(
-            f"configuration {config.name} cannot work with SmartDeal weights",
-            where=f"layer {layer.name}",
-            remedy='use a configuration with rebuild = true, or with "shift" among its pe_kinds',
-        )
+        raise _impossible(layer, source, target, config)
     return found
+
+
+def _impossible(
+    layer: Convolution, source: TensorLayout, target: Tensor, config: AcceleratorConfig
+) -> ModelError:
+    what, remedy = "int8 weights", 'use a configuration with "mul" or "shift" among its pe_kinds'
+    if (source.bits or target.bits) and not config.has_packing:
+        what, remedy = "binary activations", 'use a configuration with "xnor" among its pe_kinds'
+    elif layer.factors is not None:
+        what = "SmartDeal weights"
+        remedy = 'use a configuration with rebuild = true, or with "shift" among its pe_kinds'
+    return ModelError(
+        f"configuration {config.name} cannot work with {what}", where=f"layer {layer.name}", remedy=remedy
+    )
 
 
 def obstacles(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> dict[str, str]:
@@ -153,6 +167,10 @@ def obstacles(layer: Convolution, source: TensorLayout, config: AcceleratorConfi
 
 def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> list[Scheme]:
     """All that are possible, the preferred first."""
+    if source.bits:
+        if not config.has_packing:
+            return []
+        return [Scheme("xnor", config.cols, weight_tiles.binary(layer, source, config))]
     kinds, factors, found = isa.kinds(config), layer.factors, []
     if factors is None and Kind.DENSE in kinds:
         tiles = weight_tiles.dense(layer, source, config)

@@ -7,7 +7,7 @@ of its output channels and pixel tiles.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, split
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode, Source, instruction
+
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,8 @@ def post_rectangle(target: Placed, tile: Rectangle, plane: int = 0) -> dict[str,
 
 
 def tile_ranges(
-    tiles: Sequence[Rectangle], tile_words: int, fixed_words: int, depth: int
-) -> list[Sequence[Rectangle]]:
+    tiles: Sequence[Piece], tile_words: int, fixed_words: int, depth: int
+) -> list[Sequence[Piece]]:
     """The pixel tiles in as many pieces as the program memory demands."""
     room = depth - fixed_words - isa.LENGTHS[Opcode.MARK] - isa.LENGTHS[Opcode.END]
     at_once = max(1, room // tile_words)

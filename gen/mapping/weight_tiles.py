@@ -11,8 +11,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.bits import pack_signs
 from popshift.firmware_py.layout import TensorLayout
-from popshift.firmware_py.weight_words import basis_words, coefficient_words, dense_words, shift_words
+from popshift.firmware_py.weight_words import (
+    basis_words,
+    binary_words,
+    coefficient_words,
+    dense_words,
+    shift_words,
+)
 from popshift.gen.graph import Convolution, Factors
 from popshift.gen.mapping import tiling
 from popshift.gen.mapping.digits import digits
@@ -99,6 +106,24 @@ def _with_zero_tap(weight: NDArray[np.integer], channels: int) -> NDArray[np.int
 
 def _each(tile: Callable[[int, int], ColumnTile], channels: int, start: int, stop: int) -> list[ColumnTile]:
     return [tile(first, min(first + channels, stop)) for first in range(start, stop, channels)]
+
+
+# ---- binary ------------------------------------------------------------------------------------------------
+
+
+def binary(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> Tiles:
+    """Weights of 1 and -1, eight channels to a byte. Empty rows are off."""
+    taps = tiling.assign_taps(source.shape[0], layer.window.kernel, source.period, source.copies, config.rows)
+    offsets = tap_offsets(layer, source, taps)
+    lanes = pack_signs(layer.weight, axis=1).view(np.uint8)
+    fields = {"kind": Kind.XNOR, "k_tiles": len(taps)}
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        bits = _with_zero_tap(lanes[start:stop], config.cols)
+        words = binary_words(config, offsets, taps >= 0, bits[:, taps].transpose(1, 2, 0))
+        return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, int((taps >= 0).sum()))
+
+    return partial(_each, tile, config.cols)
 
 
 # ---- SmartDeal ---------------------------------------------------------------------------------------------

@@ -274,9 +274,10 @@ def test_sums_that_do_not_fit_are_refused():
 
 def test_candidates_prefer_what_the_configuration_was_made_for():
     layer = decomposed(nn.Conv2d(4, 2, 3), MIXED)
-    graph = compile_module(layer, torch.randn(4, 4, 6, 6), MIXED).graph
-    program = compile_module(layer, torch.randn(4, 4, 6, 6), MIXED).program
-    names = [entry.scheme.name for entry in candidates(graph.operators[0], program.inputs[0], 4, 4, MIXED)]
+    compiled = compile_module(layer, torch.randn(4, 4, 6, 6), MIXED)
+    graph, source = compiled.graph, compiled.program.inputs[0]
+    found = candidates(graph.operators[0], source, graph.tensors[graph.outputs[0]], MIXED)
+    names = [entry.scheme.name for entry in found]
     assert names == ["rebuild", "factored", "digits"]
 
 
