@@ -7,8 +7,8 @@ import struct
 from typing import Any
 
 from popshift.hw import isa, numerics, packet
-from popshift.hw.config import ADDRESS_BITS, OFFSET_BITS, AcceleratorConfig
-from popshift.hw.isa import ALWAYS_COUNTED, ChannelOperation, Counter, Kind, Opcode, Status
+from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.isa import ALWAYS_COUNTED, Counter, Kind, Opcode, Status
 from popshift.hw.numerics import BASIS_SIZE, CODE_BITS
 from popshift.hw.packet import Space, Type
 
@@ -95,10 +95,7 @@ def memories(config: AcceleratorConfig) -> list[dict[str, Any]]:
 
 def _offset(config: AcceleratorConfig) -> list[dict[str, Any]]:
     """What every word of weights begins with."""
-    if not config.rebuild:
-        return [_bits("row_offset", 0, ADDRESS_BITS, "unsigned")]
-    column = _bits("basis_column", OFFSET_BITS, ADDRESS_BITS - OFFSET_BITS, "unsigned")
-    return [_bits("row_offset", 0, OFFSET_BITS, "unsigned"), column]
+    return [_bits("row_offset", 0, config.offset_bits, "unsigned")]
 
 
 def _payloads(config: AcceleratorConfig) -> dict[str, list[dict[str, Any]]]:
@@ -108,15 +105,23 @@ def _payloads(config: AcceleratorConfig) -> dict[str, list[dict[str, Any]]]:
         match kind:
             case Kind.DENSE:
                 found[kind.name] = _row("weight", first, cols, numerics.WEIGHT_BITS, "signed")
+            case Kind.XNOR:
+                off = _bits("row_off", BINARY_OFFSET_BITS, 1, "unsigned")
+                lanes = _row("binary_weights", first, cols, numerics.LANE_CHANNELS, "unsigned")
+                found[kind.name] = [off, *lanes]
             case Kind.SHIFT:
                 found[kind.name] = _row("coefficient", first, cols, CODE_BITS, "code")
             case Kind.REBUILD:
                 width = CODE_BITS * BASIS_SIZE
                 places = [(col, first + col * width) for col in range(cols)]
+                column = _bits("basis_column", OFFSET_BITS, ADDRESS_BITS - OFFSET_BITS, "unsigned")
                 found[kind.name] = [
-                    field
-                    for col, at in places
-                    for field in _row(f"coefficient[{col}]", at, BASIS_SIZE, CODE_BITS, "code")
+                    column,
+                    *(
+                        field
+                        for col, at in places
+                        for field in _row(f"coefficient[{col}]", at, BASIS_SIZE, CODE_BITS, "code")
+                    ),
                 ]
                 found[BASIS_PAYLOAD] = _row("basis_bits", first, cols, width, "unsigned")
     return found
@@ -230,7 +235,7 @@ def _instruction(opcode: Opcode, config: AcceleratorConfig) -> dict[str, Any]:
     named = {
         (Opcode.MATRIX, "kind"): isa.kinds(config),
         (Opcode.POST, "source"): isa.sources(config),
-        (Opcode.CHANNEL, "operation"): tuple(ChannelOperation),
+        (Opcode.CHANNEL, "operation"): isa.operations(config),
     }
     fields = []
     for name, place in isa.PLACEMENTS[opcode].items():

@@ -162,12 +162,15 @@ def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruc
     unit = config.groups_of_byte if packed else 1
     period = unit * rng.randint(1, config.bank_groups // unit)
     planes, x, y = rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 3)
+    kx, ky, pitch = rng.randint(1, 3), rng.randint(1, 2), rng.randint(5, 8)
+    back = (ky - 1) * pitch + kx - 1  # what the taps of a window moved
+    line = (x - 1) + back
     channel = {
         "operation": int(rng.choice(isa.operations(config))),
         **{"x_count": x, "y_count": y, "planes": planes, "period": period},
-        **{"kx_count": rng.randint(1, 3), "ky_count": rng.randint(1, 2)},
-        **{"base": rng.randint(10, 40), "x_step": 1, "y_step": rng.randint(0, 9)},
-        **{"kx_step": 1, "ky_step": rng.randint(0, 9), "plane_step": rng.randint(0, 20)},
+        **{"kx_count": kx, "ky_count": ky, "base": rng.randint(10, 40)},
+        **{"kx_step": 1, "ky_step": pitch - (kx - 1), "x_step": 1 - back, "y_step": pitch - line},
+        "plane_step": rng.randint(0, 60) - (y - 1) * pitch - line,
     }
     post = _plain_post() | {
         **{"source": int(Source.CHANNEL), "packed": int(packed), "first_bank": rng.randrange(8)},

@@ -88,9 +88,9 @@ def test_a_damaged_graph_is_refused():
     for bad in (b"", data[:100], data[:-1], b"\0" * 64):
         with pytest.raises(ProgramError, match="the graph cannot be read"):
             graph_file.from_bytes(bad)
-    other = data.replace(rb"\"format\": 2", rb"\"format\": 1")
+    other = data.replace(rb"\"format\": 3", rb"\"format\": 1")
     assert other != data
-    with pytest.raises(ProgramError, match="format version 1, this popshift reads version 2"):
+    with pytest.raises(ProgramError, match="format version 1, this popshift reads version 3"):
         graph_file.from_bytes(other)
 
 

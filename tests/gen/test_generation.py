@@ -18,12 +18,13 @@ from popshift.hw.isa import Counter, Lane, Opcode, Status, instruction
 from popshift.hw.packet import Space
 
 _TINY = load_config("tiny").replace(post_lanes=1)
-SMARTDEAL = [
+OTHERS = [
     _TINY.replace(name="rebuild", rebuild=True),
     _TINY.replace(name="shift", pe_kinds=["shift"], requantise="compact"),
-    _TINY.replace(name="everything", cols=6, post_lanes=2, pe_kinds=["mul", "shift"], rebuild=True),
+    _TINY.replace(name="xnor", cols=8, pe_kinds=["xnor"]),
+    _TINY.replace(name="everything", cols=8, post_lanes=2, pe_kinds=["mul", "shift", "xnor"], rebuild=True),
 ]
-CONFIGS = [*named_configs().values(), *SMARTDEAL]
+CONFIGS = [*named_configs().values(), *OTHERS]
 
 
 def memories_in(verilog: str) -> Tally[tuple[int, int]]:
@@ -101,7 +102,7 @@ def read_fields(word: bytes, fields) -> dict[str, int]:
     return found
 
 
-PARAMETERS = [load_config("tiny"), load_config("icebreaker"), *SMARTDEAL]
+PARAMETERS = [load_config("tiny"), load_config("icebreaker"), *OTHERS]
 
 
 @pytest.mark.parametrize("config", PARAMETERS, ids=lambda config: config.name)
@@ -122,7 +123,7 @@ def test_weight_fields_are_where_the_packer_puts_them(config: AcceleratorConfig)
     memory = interface.memories(config)[Space.WEIGHT]
     payloads = dict(memory["payloads"])
     offset, column = np.array([777]), np.array([2])
-    head = {"row_offset": 777} | ({"basis_column": 0} if config.rebuild else {})
+    head = {"row_offset": 777}
 
     def check(word: np.ndarray, kind: str, wanted: dict[str, int]) -> None:
         assert len(word) == memory["word_bytes"]
@@ -136,6 +137,14 @@ def test_weight_fields_are_where_the_packer_puts_them(config: AcceleratorConfig)
         row = rng.choice([0, 1, -1, 64, -64, 8], config.cols).astype(np.int8)
         found = weight_words.shift_words(config, offset, row[None])[0]
         check(found, "SHIFT", head | {f"coefficient[{c}]": int(value) for c, value in enumerate(row)})
+    if "xnor" in config.pe_kinds:
+        lanes = rng.integers(0, 256, config.cols).astype(np.uint8)
+        found = weight_words.binary_words(config, offset, np.array([True]), lanes[None])[0]
+        named = {f"binary_weights[{c}]": int(lane) for c, lane in enumerate(lanes)}
+        off = payloads["XNOR"]
+        check(found, "XNOR", head | {"row_off": 0} | named)
+        found = weight_words.binary_words(config, offset, np.array([False]), lanes[None])[0]
+        assert read_fields(found.tobytes(), off)["row_off"] == 1
     if config.rebuild:
         row = rng.choice([0, 1, -1, 64, -64, 8], (config.cols, 3)).astype(np.int8)
         found = weight_words.coefficient_words(config, offset, column, row[None])[0]
@@ -156,9 +165,12 @@ def test_codes_are_named_as_far_as_they_are_built(config: AcceleratorConfig):
     shift = "shift" in config.pe_kinds
     kinds = {"DENSE": 0} if "mul" in config.pe_kinds else {}
     kinds |= ({"REBUILD": 1} if config.rebuild else {}) | ({"SHIFT": 2} if shift else {})
+    xnor = "xnor" in config.pe_kinds
+    kinds |= {"XNOR": 3} if xnor else {}
+    operations = {"MAX": 0, "SUM": 1} | ({"OR": 2} if xnor else {})
     sources = {"MATRIX": 0, "CHANNEL": 1, "FILL": 2} | ({"BASIS": 3} if shift else {})
     named = {f["name"]: f["names"] for item in instructions.values() for f in item["fields"] if "names" in f}
-    assert named == {"kind": kinds, "source": sources, "operation": {"MAX": 0, "SUM": 1}}
+    assert named == {"kind": kinds, "source": sources, "operation": operations}
     page = interface.markdown(config)
     for names in named.values():
         assert "| " + ", ".join(f"{code} {name}" for name, code in names.items()) + " |" in page

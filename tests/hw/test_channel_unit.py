@@ -101,6 +101,8 @@ def pooling(config, kernel: int, stride: int, operation: ChannelOperation, plane
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_windows_equal_numpy(operation, kernel, stride, stalls, lanes):
     config = load_config("tiny").replace(post_lanes=lanes)
+    if operation is ChannelOperation.OR:
+        config = config.replace(cols=8, pe_kinds=["xnor"])
     memory = np.random.default_rng(SEED).choice([-128, 127, 5, -1], (config.rows, 128))
     fields = pooling(config, kernel, stride, operation)
     windows, _ = run_channel(config, fields, memory, stalls=stalls)
@@ -109,7 +111,12 @@ def test_windows_equal_numpy(operation, kernel, stride, stalls, lanes):
     views = np.lib.stride_tricks.sliding_window_view(planes, (kernel, kernel), axis=(2, 3))[
         :, :, ::stride, ::stride
     ]
-    folded = views.max((-1, -2)) if operation is ChannelOperation.MAX else views.sum((-1, -2))
+    fold = {
+        ChannelOperation.MAX: np.maximum,
+        ChannelOperation.SUM: np.add,
+        ChannelOperation.OR: np.bitwise_or,
+    }
+    folded = fold[operation].reduce(views, axis=(-1, -2))
     assert found == folded.reshape(config.rows, -1).T.tolist()
 
 
@@ -134,10 +141,17 @@ def test_largest_window_sums_to_its_end():
 
 
 @pytest.mark.parametrize(
-    ("change", "illegal"), [({"operation": 2}, 1), ({"period": 3}, 1), ({"period": 2}, 0)]
+    ("change", "illegal", "kinds"),
+    [
+        ({"operation": 2}, 1, ["mul"]),
+        ({"operation": 2}, 0, ["xnor"]),
+        ({"operation": 3}, 1, ["xnor"]),
+        ({"period": 3}, 1, ["mul"]),
+        ({"period": 2}, 0, ["mul"]),
+    ],
 )
-def test_impossible_instructions_are_told(change, illegal):
-    config = load_config("tiny")  # two bank groups
+def test_impossible_instructions_are_told(change, illegal, kinds):
+    config = load_config("tiny").replace(cols=8, pe_kinds=kinds)  # two bank groups
     unit = ChannelUnit(config=config)
     item = isa.instruction(Opcode.CHANNEL, **(pooling(config, 2, 2, ChannelOperation.MAX) | change))
     assert isa.illegal_fields(item, config) == bool(illegal)

@@ -14,7 +14,8 @@ SEED = 5
 NARROW = load_config("tiny").replace(post_lanes=1)
 SHIFT_ONLY = NARROW.replace(pe_kinds=["shift"], requantise="compact")
 REBUILD = NARROW.replace(rebuild=True)
-EVERYTHING = NARROW.replace(cols=6, post_lanes=2, pe_kinds=["shift", "mul"], rebuild=True)
+BINARY = NARROW.replace(cols=8, post_lanes=2, pe_kinds=["xnor"])
+EVERYTHING = BINARY.replace(pe_kinds=["xnor", "shift", "mul"], rebuild=True)
 
 
 def random_instruction(rng: random.Random, opcode: Opcode) -> isa.Instruction:
@@ -110,9 +111,10 @@ def test_coefficient_codes():
         (NARROW, {Kind.DENSE}, set(Source) - {Source.BASIS}),
         (REBUILD, {Kind.DENSE, Kind.REBUILD}, set(Source) - {Source.BASIS}),
         (SHIFT_ONLY, {Kind.SHIFT}, set(Source)),
+        (BINARY, {Kind.XNOR}, set(Source) - {Source.BASIS}),
         (EVERYTHING, set(Kind), set(Source)),
     ],
-    ids=["int8", "rebuild", "shift only", "everything"],
+    ids=["int8", "rebuild", "shift only", "xnor only", "everything"],
 )
 def test_kinds_and_sources_that_are_not_built_are_illegal(config, kinds, sources):
     rng = random.Random(SEED)
@@ -121,7 +123,7 @@ def test_kinds_and_sources_that_are_not_built_are_illegal(config, kinds, sources
         item = isa.instruction(Opcode.MATRIX, **{**matrix, "kind": kind})
         assert isa.illegal_fields(item, config) is (kind not in kinds)
     for source in range(4):
-        item = isa.instruction(Opcode.POST, **{**post, "period": 1, "source": source})
+        item = isa.instruction(Opcode.POST, **{**post, "period": 1, "source": source, "packed": 0})
         assert isa.illegal_fields(item, config) is (source not in sources)
 
 

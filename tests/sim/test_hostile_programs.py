@@ -27,7 +27,7 @@ CYCLE_LIMIT = 60_000
 _SMALL = load_config("tiny").replace(
     activation_depth=512, weight_depth=512, parameter_depth=48, program_depth=128, accumulator_depth=48
 )
-SMARTDEAL = {
+DEVICES = {
     "everything": _SMALL.replace(cols=6, tile_cols=3, post_lanes=1, pe_kinds=["mul", "shift"], rebuild=True),
     "rebuild, one row": _SMALL.replace(rows=1, cols=2, tile_rows=1, tile_cols=1, post_lanes=1, rebuild=True),
     "shift only": _SMALL.replace(
@@ -39,6 +39,10 @@ SMARTDEAL = {
         pe_kinds=["shift"],
         accumulator_width=24,
         requantise="compact",
+    ),
+    "xnor": _SMALL.replace(rows=8, cols=8, tile_rows=2, tile_cols=2, post_lanes=8, pe_kinds=["xnor"]),
+    "xnor and all others": _SMALL.replace(
+        rows=8, cols=16, tile_cols=4, post_lanes=2, pe_kinds=["mul", "shift", "xnor"], rebuild=True
     ),
 }
 
@@ -176,8 +180,8 @@ def test_status(board, items, status):
     device.reset()
 
 
-@pytest.fixture(scope="module", params=SMARTDEAL.values(), ids=SMARTDEAL.keys())
-def smartdeal_device(request):
+@pytest.fixture(scope="module", params=DEVICES.values(), ids=DEVICES.keys())
+def device_of_kind(request):
     with open_board(request.param, seed=SEED) as opened:
         device = Accelerator(opened)
         device.identify()
@@ -204,9 +208,9 @@ def read_activations(device: Accelerator, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([np.frombuffer(data, np.int8) for data in device.link.submit_many(requests)])
 
 
-def test_random_programs_do_what_the_executor_does(smartdeal_device):
+def test_random_programs_do_what_the_executor_does(device_of_kind):
     """Same status; and if that is DONE, same memory, same counts of work, and the cycles predicted."""
-    device, config = smartdeal_device
+    device, config = device_of_kind
     seen: list[Status] = []
     for trial in range(64):
         rng = random.Random(1000 * SEED + trial)
@@ -242,12 +246,17 @@ def test_random_programs_do_what_the_executor_does(smartdeal_device):
     device.reset()
 
 
-def test_kinds_and_sources_that_are_not_built_are_illegal(smartdeal_device):
-    device, config = smartdeal_device
+def test_kinds_and_sources_that_are_not_built_are_illegal(device_of_kind):
+    device, config = device_of_kind
     matrix = {name: place.field.low for name, place in PLACEMENTS[Opcode.MATRIX].items()}
     post = {name: place.field.low for name, place in PLACEMENTS[Opcode.POST].items()}
-    bad = [isa.instruction(Opcode.MATRIX, **(matrix | {"kind": kind})) for kind in {*Kind, 3, 15}]
+    bad = [isa.instruction(Opcode.MATRIX, **(matrix | {"kind": kind})) for kind in {*Kind, 4, 15}]
     bad += [isa.instruction(Opcode.POST, **(post | {"source": source})) for source in Source]
+    for source in (Source.MATRIX, Source.CHANNEL, Source.BASIS):
+        packed = post | {"packed": 1, "source": source}
+        bad += [isa.instruction(Opcode.POST, **packed | {"period": period}) for period in (1, 4, 8, 9)]
+    channel = {name: place.field.low for name, place in PLACEMENTS[Opcode.CHANNEL].items()}
+    bad += [isa.instruction(Opcode.CHANNEL, **(channel | {"operation": operation})) for operation in range(4)]
     bad = [item for item in bad if isa.illegal_fields(item, config)]
     assert len(bad) >= 2
     for item in bad:
