@@ -11,7 +11,7 @@ def pack_signs(values: NDArray[np.generic], axis: int = 0) -> NDArray[np.int8]:
 
     Bits that are missing in the last byte are 0.
     """
-    return np.packbits(values >= 0, axis=axis, bitorder="little").view(np.int8)
+    return np.packbits(np.asarray(values) >= 0, axis=axis, bitorder="little").view(np.int8)
 
 
 def unpack_signs(data: NDArray[np.int8], channels: int | None = None, axis: int = 0) -> NDArray[np.int8]:

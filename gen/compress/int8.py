@@ -15,7 +15,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.bits import packed_size
 from popshift.firmware_py.tensors import quantise as quantise_values
+from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatFactors, FloatGraph, FloatPool
 from popshift.gen.graph import (
@@ -34,6 +36,7 @@ from popshift.hw.config import POOL_WINDOW_MAX
 from popshift.hw.errors import ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
+_NEXT_TO_NOTHING = 2.0**-20
 _FACTOR_MARGIN = 0.01
 """How far below the mode's limit requantisation factors stay. An output range that would need more is finer
 than the accumulators' own steps, and is widened."""
@@ -76,11 +79,16 @@ def quantise(
     ranges = observe(graph, calibration_batch(graph, calibration), options)
     result = Graph(mode=mode, inputs=list(graph.inputs), outputs=list(graph.outputs))
     for name in graph.inputs:
-        result.tensors[name] = Tensor(name, graph.tensors[name].shape, *affine(*ranges[name]))
+        tensor = Tensor(name, graph.tensors[name].shape, *affine(*ranges[name]))
+        result.tensors[name] = binary_tensor(graph.tensors[name]) if graph.tensors[name].sign else tensor
     for operator in graph.operators:
         source, shape = result.tensors[operator.input], graph.tensors[operator.output].shape
         output_range = ranges[operator.output]
         quantised: Operator
+        if graph.tensors[operator.output].sign:
+            result.tensors[operator.output] = binary_tensor(graph.tensors[operator.output])
+            result.operators.append(_to_bits(operator, source, shape, output_range, mode, accumulator_width))
+            continue
         if isinstance(operator, FloatConvolution):
             operator = operator if smartdeal else dataclasses.replace(operator, smartdeal=None)
             tensor, quantised = _convolution(operator, source, shape, output_range, mode, accumulator_width)
@@ -89,6 +97,30 @@ def quantise(
         result.tensors[tensor.name] = tensor
         result.operators.append(quantised)
     return result
+
+
+def _to_bits(
+    operator: FloatConvolution | FloatPool,
+    source: Tensor,
+    shape: tuple[int, int, int],
+    output_range: tuple[float, float],
+    mode: Requantise,
+    accumulator_width: int,
+) -> Operator:
+    """A layer with a binary output."""
+    if isinstance(operator, FloatPool):
+        return Pool(
+            name=operator.name,
+            input=operator.input,
+            output=operator.output,
+            window=operator.window,
+            operation=Pooling.MAX,
+            requantisation=identity(packed_size(shape[0]), mode),
+        )
+    if source.bits:
+        return binarised(operator, source, mode)
+    _, convolution = _convolution(operator, source, shape, output_range, mode, accumulator_width)
+    return signs_of(convolution, operator, mode)
 
 
 def _convolution(
@@ -101,7 +133,12 @@ def _convolution(
 ) -> tuple[Tensor, Convolution]:
     for_bias = np.abs(operator.bias) / (source.scale * _bias_limit(accumulator_width))
     factors = None if operator.smartdeal is None else _positive(operator.smartdeal)
-    if factors is None:
+    if source.bits:
+        # Every weight is the scale or its negative; where batch norm makes it 0, next to nothing.
+        scales = np.abs(operator.weight.reshape(shape[0], -1)).max(1)
+        scales = np.maximum(scales, scales.max(initial=0) * _NEXT_TO_NOTHING)
+        scales = np.maximum(scales, for_bias)
+    elif factors is None:
         scales = np.abs(operator.weight.reshape(shape[0], -1)).max(1) / WEIGHT_MAX
         scales = np.maximum(scales, for_bias)
     else:
@@ -109,7 +146,9 @@ def _convolution(
     tensor = _output_tensor(operator.output, shape, output_range, source.scale * float(scales.max()), mode)
     scales[scales == 0] = tensor.scale / source.scale  # no weights, no bias: any scale will do
     steps = source.scale * scales / tensor.scale
-    if factors is None:
+    if source.bits:
+        weight = np.where(operator.weight >= 0, 1, -1).astype(np.int8)
+    elif factors is None:
         weight = np.rint(operator.weight / scales[:, None, None, None])
         weight = np.clip(weight, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     else:

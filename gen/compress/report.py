@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from popshift.firmware_py.tensors import dequantise
+from popshift.firmware_py.tensors import real_values
 from popshift.gen import golden
 from popshift.gen.compress.ranges import calibration_batch
 from popshift.gen.frontend.float_graph import FloatGraph, evaluate
@@ -76,7 +76,7 @@ def compare(float_graph: FloatGraph, graph: Graph, calibration: object) -> Quant
         real, integer = evaluate(float_graph, images), golden.run(graph, images)
         for name in names:
             tensor, values = graph.tensors[name], real[name].numpy()
-            error = values - dequantise(integer[name], tensor.scale, tensor.zero_point)
+            error = values - real_values(tensor, integer[name])
             low[name], high[name] = min(low[name], float(values.min())), max(high[name], float(values.max()))
             signal[name] += float(np.square(values).sum())
             noise[name] += float(np.square(error).sum())

@@ -28,6 +28,8 @@ HANDLERS: dict[str, Handler] = {
     "adaptive_max_pool2d": aten_pooling.adaptive_pool(3, Pooling.MAX),
     "adaptive_max_pool1d": aten_pooling.adaptive_pool(2, Pooling.MAX),
     "mean": aten_pooling.mean,
+    "ge": aten_elementwise.not_negative,
+    "where": aten_elementwise.where,
     "pad": aten_elementwise.pad,
     "constant_pad_nd": aten_elementwise.pad,
     **dict.fromkeys(

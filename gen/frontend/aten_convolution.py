@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.float_graph import FloatConvolution
-from popshift.gen.frontend.fusion import BatchNorm
+from popshift.gen.frontend.float_graph import FloatConvolution, Step
 from popshift.gen.frontend.operands import (
     NO_PADDING,
     Call,
@@ -23,6 +24,7 @@ from popshift.gen.frontend.operands import (
     symmetric_padding,
     vertical_horizontal,
 )
+from popshift.gen.frontend.raw import BatchNorm
 from popshift.gen.graph import Window
 
 
@@ -107,8 +109,27 @@ def batch_norm(importer: Importer, call: Call) -> Any:
     offset = -average * factor
     if arguments["bias"] is not None:
         offset = offset + importer.constant(call, "bias")
-    norm = BatchNorm(name=call.name, input=value.tensor, output=call.name, factor=factor, offset=offset)
+    norm = BatchNorm(
+        name=call.name,
+        input=value.tensor,
+        output=call.name,
+        factor=factor,
+        offset=offset,
+        step=_as_computed(importer, call),
+    )
     importer.emit(norm, shape)
     result = Value(call.name, value.dims)
     native = "training" not in arguments  # that one returns statistics too
     return (result, None, None) if native else result
+
+
+def _as_computed(importer: Importer, call: Call) -> Step:
+    """Batch norm as PyTorch computes it, for float32 (N, channels, height, width)."""
+
+    def parameter(name: str) -> torch.Tensor | None:
+        missing = call.arguments[name] is None
+        return None if missing else torch.from_numpy(importer.constant(call, name)).float()
+
+    average, variance = parameter("running_mean"), parameter("running_var")
+    weight, bias, eps = parameter("weight"), parameter("bias"), call.arguments["eps"]
+    return lambda x: functional.batch_norm(x, average, variance, weight, bias, eps=eps)

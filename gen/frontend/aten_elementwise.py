@@ -4,15 +4,18 @@ import math
 from typing import Any
 
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.fusion import Clamp
 from popshift.gen.frontend.operands import (
     Call,
     Importer,
+    NotNegative,
     Value,
     image_operand,
     materialise,
     sum_of_paddings,
 )
+from popshift.gen.frontend.raw import Clamp, Sign
+
+SIGN = "write a sign as torch.where(x >= 0, 1.0, -1.0)"
 
 
 def activation(importer: Importer, call: Call) -> Value:
@@ -40,6 +43,26 @@ def activation(importer: Importer, call: Call) -> Value:
         importer.shape(value.tensor),
     )
     return Value(call.name, value.dims, value.padding)
+
+
+def not_negative(importer: Importer, call: Call) -> Value:
+    """``x >= 0``: the first half of a sign."""
+    other = call.arguments["other"]
+    if isinstance(other, Value) or float(other) != 0:
+        raise UnsupportedError(f"it compares with {other}", SIGN)
+    value = materialise(importer, call, call.arguments["self"])
+    return NotNegative(value.tensor, value.dims)
+
+
+def where(importer: Importer, call: Call) -> Value:
+    """``where(x >= 0, 1, -1)``, or with any number and its negative."""
+    condition, high, low = (call.arguments[name] for name in ("condition", "self", "other"))
+    numbers = [float(limit) for limit in (high, low) if isinstance(limit, int | float)]
+    if not isinstance(condition, NotNegative) or len(numbers) != 2 or numbers[0] <= 0 or sum(numbers) != 0:
+        raise UnsupportedError("it is no sign", SIGN)
+    sign = Sign(name=call.name, input=condition.tensor, output=call.name, scale=numbers[0])
+    importer.emit(sign, importer.shape(condition.tensor))
+    return Value(call.name, condition.dims)
 
 
 def reshape(importer: Importer, call: Call) -> Value:

@@ -5,6 +5,7 @@ here becomes one int8 tensor of the integer graph.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,10 +18,16 @@ from popshift.gen.graph import Factors, Pooling, Window
 
 @dataclass(frozen=True, slots=True)
 class FloatTensor:
-    """An activation; ``shape`` is (channels, height, width) without the batch, a vector is (n, 1, 1)."""
+    """An activation; ``shape`` is (channels, height, width) without the batch, a vector is (n, 1, 1).
+
+    A binary tensor holds ``sign`` and ``-sign``; 0 for all others. If it is an input, values from
+    ``threshold`` on become ``sign``.
+    """
 
     name: str
     shape: tuple[int, int, int]
+    sign: float = 0.0
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +38,34 @@ class FloatFactors:
     scale: NDArray[np.float64]
 
 
+Step = Callable[[torch.Tensor], torch.Tensor]
+"""What a module does with the elements of a float32 tensor (N, channels, height, width), each by its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryWeight:
+    """Weights of a layer with a binary input, and what the module does behind its sums, number by number.
+
+    ``signs``: 1 or -1, int8 (out channels, in channels, kernel height, kernel width); ``scale``: of every
+    filter, float32 (out channels,); ``steps``: batch norm and activations, one after the other, up to the
+    sign.
+    """
+
+    signs: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    steps: tuple[Step, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatConvolution:
     """``clamp(bias[m] + sum x * weight, low, high)``. A fully connected layer is one whose kernel covers its
     input.
 
     ``weight``: (out channels, in channels, kernel height, kernel width); ``bias``: (out channels,);
-    ``smartdeal``: the form of the weight, if it has one.
+    ``smartdeal``, ``binary``: the form of the weight, if it has one.
+
+    If ``sign`` is not 0, the output is binary: ``sign`` where the value is not negative, else ``-sign``; the
+    other way round in the channels of ``negate``, bool (out channels,).
     """
 
     name: str
@@ -47,8 +75,11 @@ class FloatConvolution:
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     smartdeal: FloatFactors | None = None
+    binary: BinaryWeight | None = None
     low: float = -math.inf
     high: float = math.inf
+    sign: float = 0.0
+    negate: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +136,28 @@ def evaluate(graph: FloatGraph, x: torch.Tensor) -> dict[str, torch.Tensor]:
     -------
     tensor name -> float64 (N, channels, height, width), the input included.
     """
-    values = {graph.inputs[0]: x.to(torch.float64)}
+    first = graph.tensors[graph.inputs[0]]
+    x = x.to(torch.float64)
+    values = {first.name: _either(x >= first.threshold, first.sign) if first.sign else x}
     for operator in graph.operators:
         source = values[operator.input]
-        raw = (
-            _convolve(operator, source) if isinstance(operator, FloatConvolution) else _pool(operator, source)
-        )
-        values[operator.output] = raw.clamp(operator.low, operator.high)
+        if isinstance(operator, FloatConvolution):
+            raw = _convolve(operator, source).clamp(operator.low, operator.high)
+            values[operator.output] = _signs(operator, raw) if operator.sign else raw
+        else:
+            values[operator.output] = _pool(operator, source).clamp(operator.low, operator.high)
     return values
+
+
+def _signs(operator: FloatConvolution, raw: torch.Tensor) -> torch.Tensor:
+    positive = raw >= 0
+    if operator.negate is not None:
+        positive = positive ^ torch.from_numpy(operator.negate)[:, None, None]
+    return _either(positive, operator.sign)
+
+
+def _either(positive: torch.Tensor, value: float) -> torch.Tensor:
+    return torch.where(positive, value, -value).to(torch.float64)
 
 
 def _padded(window: Window, x: torch.Tensor, value: float) -> torch.Tensor:

@@ -1,39 +1,21 @@
 """Folds batch norm into convolutions and activations into whatever produces their input."""
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from popshift.gen.frontend.binary import binary_weight, signs_before_pools, unsupported_reader
 from popshift.gen.frontend.findings import Finding
-from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph, FloatOperator, FloatPool
+from popshift.gen.frontend.float_graph import (
+    BinaryWeight,
+    FloatConvolution,
+    FloatGraph,
+    FloatOperator,
+    FloatPool,
+    Step,
+)
+from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
 from popshift.gen.graph import Pooling, Window
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchNorm:
-    """``x * factor + offset`` per channel, as the front end met it; `fuse` folds it away."""
-
-    name: str
-    input: str
-    output: str
-    factor: NDArray[np.float64]
-    offset: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clamp:
-    """A piecewise linear activation (ReLU, ReLU6, Hardtanh) as the front end met it; `fuse` folds it."""
-
-    name: str
-    input: str
-    output: str
-    low: float
-    high: float
-
-
-RawOperator = FloatOperator | BatchNorm | Clamp
 
 
 def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[str, Finding]:
@@ -48,6 +30,7 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     -------
     operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
     """
+    raw = signs_before_pools(graph, raw)
     readers: dict[str, int] = {}
     for name in [operator.input for operator in raw] + graph.outputs:
         readers[name] = readers.get(name, 0) + 1
@@ -57,15 +40,25 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     for operator in raw:
         source = renamed.get(operator.input, operator.input)
         if isinstance(operator, FloatOperator):
-            done[operator.output] = dataclasses.replace(operator, input=source)
+            done[operator.output], finding = _take(graph, operator, source)
+            if finding is not None:
+                findings[operator.name] = finding
             continue
         producer = done.get(source)
         alone = readers[operator.input] == 1
         if source in unknown:
             unknown.add(operator.output)
             continue
+        if isinstance(operator, Sign) and source in graph.inputs and alone:
+            graph.tensors[source] = dataclasses.replace(graph.tensors[source], sign=operator.scale)
+            renamed[operator.output] = source
+            del graph.tensors[operator.output]
+            findings[operator.name] = Finding(operator.name, "sign", True, "done by the host")
+            continue
         if isinstance(operator, BatchNorm):
             folded, finding = _fold_batch_norm(operator, producer, alone)
+        elif isinstance(operator, Sign):
+            folded, finding = _fold_sign(graph, operator, producer, alone)
         else:
             folded, finding = _fold_clamp(operator, producer, alone, source)
         findings[operator.name] = finding
@@ -82,6 +75,20 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     return findings
 
 
+def _take(graph: FloatGraph, operator: FloatOperator, source: str) -> tuple[FloatOperator, Finding | None]:
+    """An operator that stays; what it makes of a binary tensor, or why it cannot."""
+    operator = dataclasses.replace(operator, input=source)
+    tensor = graph.tensors.get(source)
+    if tensor is None or not tensor.sign:
+        return operator, None
+    if (finding := unsupported_reader(operator, tensor)) is not None:
+        return operator, finding
+    if isinstance(operator, FloatConvolution):
+        return dataclasses.replace(operator, binary=binary_weight(operator)), None
+    graph.tensors[operator.output] = dataclasses.replace(graph.tensors[operator.output], sign=tensor.sign)
+    return operator, None
+
+
 def _fold_batch_norm(
     norm: BatchNorm, producer: FloatOperator | None, alone: bool
 ) -> tuple[FloatOperator | None, Finding]:
@@ -96,6 +103,8 @@ def _fold_batch_norm(
         return refused(f"batch norm follows {what}, so there are no weights to fold it into", behind)
     if (producer.low, producer.high) != (-np.inf, np.inf):
         return refused(f"batch norm follows the activation of {producer.name}", behind)
+    if producer.sign:
+        return refused(f"batch norm follows the sign of {producer.name}", behind)
     if not alone:
         remedy = "let every reader take the normalised tensor"
         return refused(f"the output of {producer.name} is also used without the batch norm", remedy)
@@ -108,15 +117,35 @@ def _fold_batch_norm(
     form = producer.smartdeal
     if form is not None:
         form = dataclasses.replace(form, scale=form.scale * norm.factor)
-    return dataclasses.replace(producer, weight=weight, bias=bias, smartdeal=form), Finding(
-        norm.name, "batch_norm", True, f"folded into {producer.name}"
-    )
+    binary = _followed(producer, norm.step)
+    folded = dataclasses.replace(producer, weight=weight, bias=bias, smartdeal=form, binary=binary)
+    return folded, Finding(norm.name, "batch_norm", True, f"folded into {producer.name}")
+
+
+def _followed(producer: FloatConvolution, step: Step) -> BinaryWeight | None:
+    """What a binary layer's sums go through, with one more step."""
+    if producer.binary is None:
+        return None
+    return dataclasses.replace(producer.binary, steps=(*producer.binary.steps, step))
+
+
+def _fold_sign(
+    graph: FloatGraph, sign: Sign, producer: FloatOperator | None, alone: bool
+) -> tuple[FloatOperator | None, Finding]:
+    if not isinstance(producer, FloatConvolution) or not alone or producer.sign:
+        behind = "no layer with weights" if alone else "a tensor that is also used without it"
+        remedy = "place it behind a convolution or linear layer (batch norm, clamp, max pool may lie between)"
+        return None, Finding(sign.name, "sign", False, f"the sign follows {behind}", remedy)
+    graph.tensors[producer.output] = dataclasses.replace(graph.tensors[producer.output], sign=sign.scale)
+    folded = dataclasses.replace(producer, sign=sign.scale, negate=sign.negate)
+    return folded, Finding(sign.name, "sign", True, f"fused into {producer.name}")
 
 
 def _fold_clamp(
     clamp: Clamp, producer: FloatOperator | None, alone: bool, source: str
 ) -> tuple[FloatOperator, Finding]:
-    if producer is None or not alone:
+    signed = isinstance(producer, FloatConvolution) and producer.sign
+    if producer is None or not alone or signed:
         standalone = FloatPool(
             name=clamp.name,
             input=source,
@@ -130,4 +159,6 @@ def _fold_clamp(
     low = min(max(producer.low, clamp.low), clamp.high)
     high = min(max(producer.high, clamp.low), clamp.high)
     fused = dataclasses.replace(producer, low=low, high=high)
+    if isinstance(fused, FloatConvolution):
+        fused = dataclasses.replace(fused, binary=_followed(fused, lambda x: x.clamp(clamp.low, clamp.high)))
     return fused, Finding(clamp.name, "activation", True, f"fused into {producer.name}")

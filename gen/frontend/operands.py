@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.float_graph import FloatFactors, FloatPool
-from popshift.gen.frontend.fusion import RawOperator
+from popshift.gen.frontend.raw import RawOperator
 from popshift.gen.graph import Pooling, Window
 
 Padding = tuple[int, int, int, int]
@@ -30,6 +30,11 @@ class Value:
     tensor: str
     dims: tuple[int, ...]
     padding: Padding = NO_PADDING
+
+
+@dataclass(frozen=True, slots=True)
+class NotNegative(Value):
+    """Where a tensor is not negative: only a sign can be made of it."""
 
 
 @dataclass(frozen=True, slots=True)

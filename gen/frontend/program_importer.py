@@ -12,11 +12,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.fx.node import map_arg
 
-from popshift.gen.frontend import aten
+from popshift.gen.frontend import aten, aten_elementwise
 from popshift.gen.frontend.findings import Finding, UnsupportedError
 from popshift.gen.frontend.float_graph import FloatFactors, FloatGraph, FloatTensor
-from popshift.gen.frontend.fusion import RawOperator, fuse
-from popshift.gen.frontend.operands import Call, Value, materialise
+from popshift.gen.frontend.fusion import fuse
+from popshift.gen.frontend.operands import Call, NotNegative, Value, materialise
+from popshift.gen.frontend.raw import RawOperator
 from popshift.gen.frontend.refusals import REFUSALS, RESIDUAL, UNKNOWN
 
 
@@ -170,7 +171,11 @@ class ProgramImporter:
         if call.operator == "add" and isinstance(call.arguments.get("other"), Value):
             raise UnsupportedError(*RESIDUAL)
         handler = aten.HANDLERS.get(call.operator)
-        if handler is None or not isinstance(call.arguments.get("self", call.arguments.get("input")), Value):
+        whole = [value for value in call.arguments.values() if isinstance(value, NotNegative)]
+        if whole and call.operator != "where":
+            raise UnsupportedError("it works with the result of a comparison", aten_elementwise.SIGN)
+        names = ("condition",) if call.operator == "where" else ("self", "input")
+        if handler is None or not any(isinstance(call.arguments.get(name), Value) for name in names):
             raise UnsupportedError(*REFUSALS.get(call.operator, UNKNOWN))
         return handler(self, call)
 

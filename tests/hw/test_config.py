@@ -49,7 +49,8 @@ def test_toml_round_trip(tmp_path):
         ),
         (
             {"pe_kinds": ["gpu"]},
-            "configuration tiny: pe_kinds must be among mul, shift, xnor, not ('gpu',); remove the unknown kind",
+            "configuration tiny: pe_kinds must be among mul, shift, xnor, not ('gpu',); "
+            "remove the unknown kind",
         ),
         (
             {"accumulator_width": 16},

@@ -1,0 +1,114 @@
+"""Binary layers of a float network: which weights and tensors are, and signs moved in front of max pools."""
+
+import dataclasses
+
+import numpy as np
+
+from popshift.gen.frontend.findings import Finding
+from popshift.gen.frontend.float_graph import (
+    BinaryWeight,
+    FloatConvolution,
+    FloatGraph,
+    FloatPool,
+    FloatTensor,
+)
+from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
+from popshift.gen.graph import Pooling
+
+
+def signs_before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
+    """Max pool, then batch norm, clamp and sign, becomes: the sign first, then the pool.
+
+    All are monotone, so the sign of the largest value is the largest sign. In channels that batch norm turns
+    round it is the smallest; there the signs are negated, and so are the weights of all layers behind.
+    """
+    by_output = {operator.output: operator for operator in raw}
+    reads = {operator.output: operator.input for operator in raw}
+    moved: dict[str, list[RawOperator]] = {}  # by name of the pool: what comes in its place
+    gone: set[str] = set()
+    for sign in [operator for operator in raw if isinstance(operator, Sign)]:
+        chain: list[RawOperator] = [sign]
+        while isinstance(before := by_output.get(reads[chain[-1].output]), BatchNorm | Clamp):
+            chain.append(before)
+        if not (isinstance(before, FloatPool) and before.operation is Pooling.MAX):
+            continue
+        if any(_readers(graph, raw, operator.input) != 1 for operator in chain):
+            continue
+        moved[before.name] = _in_front(graph, before, chain[::-1], sign)
+        gone |= {operator.name for operator in chain}
+    found: list[RawOperator] = []
+    for operator in raw:
+        found += moved.get(operator.name, [] if operator.name in gone else [operator])
+    return _negated(found)
+
+
+def _in_front(graph: FloatGraph, pool: FloatPool, chain: list[RawOperator], sign: Sign) -> list[RawOperator]:
+    """The chain on the pool's input; then the pool, which makes what the sign made."""
+    found: list[RawOperator] = []
+    source, shape = pool.input, graph.tensors[pool.input].shape
+    negate = np.zeros(shape[0], bool)
+    for operator in chain:
+        if isinstance(operator, BatchNorm):
+            negate ^= operator.factor < 0
+        output = f"{operator.output}.unpooled"
+        change = {"negate": negate} if isinstance(operator, Sign) else {}
+        found.append(dataclasses.replace(operator, input=source, output=output, **change))
+        graph.tensors[output] = FloatTensor(output, shape)
+        if operator is not sign:
+            del graph.tensors[operator.output]
+        source = output
+    del graph.tensors[pool.output]
+    return [*found, dataclasses.replace(pool, input=source, output=sign.output)]
+
+
+def _readers(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> int:
+    return sum(operator.input == tensor for operator in raw) + graph.outputs.count(tensor)
+
+
+def _negated(raw: list[RawOperator]) -> list[RawOperator]:
+    """The weights of layers that read negated channels."""
+    negated: dict[str, np.ndarray] = {}
+    found: list[RawOperator] = []
+    for operator in raw:
+        negate = negated.get(operator.input)
+        if isinstance(operator, Sign) and operator.negate is not None:
+            negated[operator.output] = operator.negate
+        elif negate is not None and isinstance(operator, FloatPool):
+            negated[operator.output] = negate
+        elif negate is not None and isinstance(operator, FloatConvolution):
+            weight = np.where(negate[None, :, None, None], -operator.weight, operator.weight)
+            operator = dataclasses.replace(operator, weight=weight)
+        found.append(operator)
+    return found
+
+
+def unsupported_reader(operator: FloatConvolution | FloatPool, source: FloatTensor) -> Finding | None:
+    """Why an operator cannot work on the binary tensor `source`; None if it can."""
+    if isinstance(operator, FloatConvolution):
+        if binary_weight(operator) is not None:
+            return None
+        what = "its input is binary, its weights are not"
+        remedy = "give it binary weights (BinaryConv2d, BinaryLinear), or an input that is not a sign"
+        return Finding(operator.name, "convolution", False, what, remedy)
+    if operator.operation is Pooling.MAX and (operator.low, operator.high) == (-np.inf, np.inf):
+        return None
+    what = "its input is binary, of which only maxima can be pooled"
+    return Finding(operator.name, "pooling", False, what, "pool before the sign")
+
+
+def binary_weight(operator: FloatConvolution) -> BinaryWeight | None:
+    """The weights as signs and one magnitude for each filter; None if they are not of that form."""
+    magnitude = np.abs(operator.weight.reshape(len(operator.weight), -1))
+    scale = magnitude[:, 0].astype(np.float32)
+    if not ((magnitude == magnitude[:, :1]).all() and (scale > 0).all()):
+        return None
+    signs = np.where(operator.weight > 0, 1, -1).astype(np.int8)
+    bias = operator.bias.astype(np.float32)
+    steps = () if not bias.any() else (lambda x: x + _per_channel(bias),)
+    return BinaryWeight(signs, scale, steps)
+
+
+def _per_channel(values: np.ndarray):
+    import torch
+
+    return torch.from_numpy(values)[:, None, None]
