@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 from popshift.hw.numerics import LANE_CHANNELS
 
 
-def pack_signs(values: NDArray[np.generic], axis: int = 0) -> NDArray[np.int8]:
+def pack_signs(values: NDArray[np.integer] | NDArray[np.floating], axis: int = 0) -> NDArray[np.int8]:
     """Eight consecutive values along `axis` to a byte: bit i is 1 if value i is not negative.
 
     Bits that are missing in the last byte are 0.
     """
-    return np.packbits(np.asarray(values) >= 0, axis=axis, bitorder="little").view(np.int8)
+    return np.packbits(values >= 0, axis=axis, bitorder="little").view(np.int8)
 
 
 def unpack_signs(data: NDArray[np.int8], channels: int | None = None, axis: int = 0) -> NDArray[np.int8]:

@@ -1,5 +1,6 @@
 """Arrays of real numbers to int8 tensors and back: the one place that rounds an input."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -68,9 +69,9 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
 
     Parameters
     ----------
-    values: (n, channels, height, width), or (n, channels, width) for a sequence, or (n, features) for a
-        vector; floating point (quantised here) or int8 (taken as it is; of a binary tensor bytes of 8
-        channels).
+    values: (n, channels, height, width), or (n, channels, width) for a sequence, or any shape of as many
+        numbers (n, …) for a vector; floating point (quantised here) or int8 (taken as it is; of a binary
+        tensor bytes of 8 channels).
 
     Raises
     ------
@@ -83,7 +84,8 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
     shapes: list[tuple[int, ...]] = [(channels, height, width)]
     if height == 1:
         shapes.append((channels,) if width == 1 else (channels, width))
-    if array.ndim == 0 or array.shape[1:] not in shapes:
+    flattens = array.ndim > 1 and (height, width) == (1, 1) and math.prod(array.shape[1:]) == channels
+    if array.ndim == 0 or not (array.shape[1:] in shapes or flattens):
         wanted = " or ".join("(" + ", ".join(("n", *map(str, shape))) + ")" for shape in shapes)
         lacking = array.ndim in [len(shape) for shape in shapes]
         remedy = "put the batch first" if lacking else "give what the network was compiled for"

@@ -18,7 +18,7 @@ from popshift.gen.frontend import LoadedModel, load_model, torch_export
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph
 from popshift.gen.graph import Graph
 from popshift.gen.mapping import map_graph
-from popshift.gen.real_outputs import with_output_dims
+from popshift.gen.real_outputs import with_output_dims, with_tails
 from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError, ModelError, ProgramError
 
@@ -205,7 +205,7 @@ def _compile_float(
     compiled = compile_graph(graph, config, name)
     return dataclasses.replace(
         compiled,
-        program=with_output_dims(compiled.program, float_graph.dims),
+        program=with_tails(with_output_dims(compiled.program, float_graph.dims), float_graph.tails),
         float_graph=float_graph,
         calibration=samples,
         notes=(*float_graph.notes, *_without_smartdeal(float_graph, config)),

@@ -340,7 +340,8 @@ class Units:
                 results[:, :, chosen] = self._requantise(item, groups[:, :, chosen], numbers, int(words))
             if packed:
                 results = pack_signs(results.reshape(-1, len(pixels), self.images))[:, None]
-            for number, values in enumerate(results, first):
+            for index in range(len(results)):
+                number, values = first + index, results[index]
                 plane, group = divmod(number, item["period"])
                 words = item["base"] + plane * item["plane_step"] + pixels
                 if packed:

@@ -108,7 +108,7 @@ def signs_of(convolution: Convolution, operator: FloatConvolution, mode: Requant
     if operator.low >= 0 or never:  # the activation leaves one sign only
         weight, bias = np.zeros_like(weight), np.full_like(bias, -1 if never else 0)
     if operator.negate is not None and operator.negate.any():  # not (acc >= 0) is -acc - 1 >= 0
-        weight = np.where(operator.negate[:, None, None, None], -weight, weight).astype(weight.dtype)
+        weight = weight * np.where(operator.negate, -1, 1).astype(np.int8)[:, None, None, None]
         bias = np.where(operator.negate, -bias - 1, bias)
     return Convolution(
         name=convolution.name,
@@ -120,3 +120,22 @@ def signs_of(convolution: Convolution, operator: FloatConvolution, mode: Requant
         requantisation=identity(len(weight), mode),
         factors=None if weight is not convolution.weight else convolution.factors,
     )
+
+
+def whole(
+    operator: FloatConvolution, source: Tensor, shape: tuple[int, int, int], mode: Requantise
+) -> tuple[Tensor, Convolution]:
+    """A layer with a binary input whose sums are its output."""
+    assert operator.binary is not None
+    signs = operator.binary.signs
+    scale = source.scale * float(operator.binary.scale[0])
+    layer = Convolution(
+        name=operator.name,
+        input=operator.input,
+        output=operator.output,
+        window=operator.window,
+        weight=signs,
+        bias=np.zeros(len(signs), np.int64),
+        requantisation=identity(len(signs), mode),
+    )
+    return Tensor(operator.output, shape, scale, 0), layer

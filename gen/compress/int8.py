@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from popshift.firmware_py.bits import packed_size
 from popshift.firmware_py.tensors import quantise as quantise_values
-from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of
+from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of, whole
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatFactors, FloatGraph, FloatPool
 from popshift.gen.graph import (
@@ -89,7 +89,9 @@ def quantise(
             result.tensors[operator.output] = binary_tensor(graph.tensors[operator.output])
             result.operators.append(_to_bits(operator, source, shape, output_range, mode, accumulator_width))
             continue
-        if isinstance(operator, FloatConvolution):
+        if isinstance(operator, FloatConvolution) and operator.whole:
+            tensor, quantised = whole(operator, source, shape, mode)
+        elif isinstance(operator, FloatConvolution):
             operator = operator if smartdeal else dataclasses.replace(operator, smartdeal=None)
             tensor, quantised = _convolution(operator, source, shape, output_range, mode, accumulator_width)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from popshift.gen.frontend import torch_export
+from popshift.gen.frontend import onnx_model, torch_export
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
 from popshift.hw.errors import ModelError
@@ -31,6 +31,7 @@ class FrontEnd:
 
 FRONTENDS: dict[str, FrontEnd] = {
     ".pt2": FrontEnd("torch.export program", torch_export.from_exported, torch_export.check_exported),
+    ".onnx": FrontEnd("ONNX or QONNX model", onnx_model.from_onnx, onnx_model.check_onnx),
 }
 
 

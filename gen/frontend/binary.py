@@ -1,19 +1,25 @@
 """Binary layers of a float network: which weights and tensors are, and signs moved in front of max pools."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import (
     BinaryWeight,
     FloatConvolution,
     FloatGraph,
+    FloatOperator,
     FloatPool,
     FloatTensor,
 )
 from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
 from popshift.gen.graph import Pooling
+from popshift.hw.numerics import ACTIVATION_MAX
+
+_LARGEST = np.finfo(np.float32).max
 
 
 def signs_before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
@@ -40,6 +46,86 @@ def signs_before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOpe
     for operator in raw:
         found += moved.get(operator.name, [] if operator.name in gone else [operator])
     return _negated(found)
+
+
+def signs_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
+    """An input of which only the sign is taken, behind factors, offsets and clamps that all its elements
+    share, becomes binary: the host compares it with a threshold.
+    """
+    gone: dict[str, str] = {}  # the sign's output -> the input
+    names: set[str] = set()
+    for name in graph.inputs:
+        chain = _chain_to_sign(graph, raw, name)
+        if chain is None:
+            continue
+        *before, sign = chain
+        threshold = _threshold(before)
+        if threshold is None:
+            continue
+        assert isinstance(sign, Sign)
+        tensor = graph.tensors[name]
+        graph.tensors[name] = dataclasses.replace(tensor, sign=sign.scale, threshold=threshold)
+        gone[sign.output] = name
+        names |= {operator.name for operator in chain}
+        for operator in chain:
+            del graph.tensors[operator.output]
+    return [
+        dataclasses.replace(operator, input=gone.get(operator.input, operator.input))
+        for operator in raw
+        if operator.name not in names
+    ]
+
+
+def _chain_to_sign(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> list[RawOperator] | None:
+    """The operators from a tensor to a sign, each the only reader of the one before; or None."""
+    chain: list[RawOperator] = []
+    readers = {operator.input: operator for operator in raw}
+    while _readers(graph, raw, tensor) == 1:
+        operator = readers.get(tensor)
+        if not isinstance(operator, BatchNorm | Clamp | Sign):
+            return None
+        chain.append(operator)
+        if isinstance(operator, Sign):
+            return chain
+        tensor = operator.output
+    return None
+
+
+def _threshold(chain: Sequence[RawOperator]) -> float | None:
+    """The least float32 that the chain does not make negative; None if it is not one for all channels."""
+    for operator in chain:
+        if isinstance(operator, BatchNorm) and not (
+            len({*zip(operator.factor, operator.offset, strict=True)}) == 1 and operator.factor[0] > 0
+        ):
+            return None
+
+    def positive(number: np.float32) -> bool:
+        x = torch.full((1, 1, 1, 1), float(number))
+        for operator in chain:
+            if isinstance(operator, BatchNorm):
+                x = operator.step(x.expand(1, len(operator.factor), 1, 1))[:, :1]
+            elif isinstance(operator, Clamp):
+                x = x.clamp(operator.low, operator.high)
+        return bool(x.item() >= 0)
+
+    low, high = (_ordered(np.float32(limit)) for limit in (-_LARGEST, _LARGEST))
+    if positive(_float(low)) or not positive(_float(high)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if positive(_float(middle)) else (middle, high)
+    return float(_float(high))
+
+
+def _ordered(number: np.float32) -> int:
+    """An integer, in the order of floats."""
+    bits = int(number.view(np.int32))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _float(ordered: int) -> np.float32:
+    magnitude = np.int32(abs(ordered)).view(np.float32)
+    return -magnitude if ordered < 0 else magnitude
 
 
 def _in_front(graph: FloatGraph, pool: FloatPool, chain: list[RawOperator], sign: Sign) -> list[RawOperator]:
@@ -108,7 +194,25 @@ def binary_weight(operator: FloatConvolution) -> BinaryWeight | None:
     return BinaryWeight(signs, scale, steps)
 
 
-def _per_channel(values: np.ndarray):
-    import torch
-
+def _per_channel(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values)[:, None, None]
+
+
+def whole_sums(graph: FloatGraph, operator: FloatOperator) -> FloatOperator:
+    """A last layer with a binary input, if its sums fit int8: they become the output, and the host does what
+    follows, number by number, so that nothing is lost.
+    """
+    if not isinstance(operator, FloatConvolution) or operator.binary is None or operator.sign:
+        return operator
+    signs, scale = operator.binary.signs, operator.binary.scale
+    if signs[0].size > ACTIVATION_MAX or (scale != scale[0]).any():
+        return operator
+    graph.tails[operator.output] = operator.binary.steps
+    return dataclasses.replace(
+        operator,
+        weight=signs * float(scale[0]),
+        bias=np.zeros(len(signs)),
+        low=-np.inf,
+        high=np.inf,
+        whole=True,
+    )

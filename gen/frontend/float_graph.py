@@ -65,7 +65,8 @@ class FloatConvolution:
     ``smartdeal``, ``binary``: the form of the weight, if it has one.
 
     If ``sign`` is not 0, the output is binary: ``sign`` where the value is not negative, else ``-sign``; the
-    other way round in the channels of ``negate``, bool (out channels,).
+    other way round in the channels of ``negate``, bool (out channels,). ``whole``: the sums of a layer with a
+    binary input fit int8, and leave it as they are.
     """
 
     name: str
@@ -80,6 +81,7 @@ class FloatConvolution:
     high: float = math.inf
     sign: float = 0.0
     negate: NDArray[np.bool_] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class FloatGraph:
     tensors, operators: the network.
     dims: shape per sample, as the user's module has it, of every input and output (``(10,)`` where the tensor
         here is ``(10, 1, 1)``); same elements in the same row-major order.
+    tails: what the host does with an output of whole numbers, one step after the other.
     notes: what the user should know about the import (an operator left to the host).
     """
 
@@ -121,6 +124,7 @@ class FloatGraph:
     tensors: dict[str, FloatTensor] = field(default_factory=dict)
     operators: list[FloatOperator] = field(default_factory=list)
     dims: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tails: dict[str, tuple[Step, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

@@ -4,7 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from popshift.gen.frontend.binary import binary_weight, signs_before_pools, unsupported_reader
+from popshift.gen.frontend.binary import (
+    binary_weight,
+    signs_before_pools,
+    signs_of_inputs,
+    unsupported_reader,
+    whole_sums,
+)
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import (
     BinaryWeight,
@@ -30,7 +36,7 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     -------
     operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
     """
-    raw = signs_before_pools(graph, raw)
+    raw = signs_of_inputs(graph, signs_before_pools(graph, raw))
     readers: dict[str, int] = {}
     for name in [operator.input for operator in raw] + graph.outputs:
         readers[name] = readers.get(name, 0) + 1
@@ -49,11 +55,10 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
         if source in unknown:
             unknown.add(operator.output)
             continue
-        if isinstance(operator, Sign) and source in graph.inputs and alone:
-            graph.tensors[source] = dataclasses.replace(graph.tensors[source], sign=operator.scale)
+        if isinstance(operator, Sign) and graph.tensors[source].sign == operator.scale:
             renamed[operator.output] = source
             del graph.tensors[operator.output]
-            findings[operator.name] = Finding(operator.name, "sign", True, "done by the host")
+            findings[operator.name] = Finding(operator.name, "sign", True, "has no effect on a sign")
             continue
         if isinstance(operator, BatchNorm):
             folded, finding = _fold_batch_norm(operator, producer, alone)
@@ -69,9 +74,12 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
         if folded.output != operator.output:
             renamed[operator.output] = folded.output
             del graph.tensors[operator.output]
-    graph.operators = list(done.values())
     graph.dims = {renamed.get(name, name): dims for name, dims in graph.dims.items()}
     graph.outputs = [renamed.get(name, name) for name in graph.outputs]
+    for name in graph.outputs:
+        if name in done and all(operator.input != name for operator in done.values()):
+            done[name] = whole_sums(graph, done[name])
+    graph.operators = list(done.values())
     return findings
 
 
