@@ -28,17 +28,17 @@ def with_output_dims(program: Program, dims: Mapping[str, Sequence[int]]) -> Pro
 
 def with_tails(program: Program, tails: Mapping[str, Sequence[Step]]) -> Program:
     """The program with a table for each output that the host computes further: what becomes of every int8 of
-    every channel, float32 (channels, 256), -128 first. Each step takes and gives float32 (1, channels, n, 1).
+    every channel, float64 (channels, 256), -128 first. Each step takes and gives (1, channels, n, 1).
     """
     tables = {}
     for layout in program.outputs:
         if layout.name in tails:
-            numbers = torch.arange(ACTIVATION_MIN, ACTIVATION_MAX + 1, dtype=torch.float32) * layout.scale
+            numbers = torch.arange(ACTIVATION_MIN, ACTIVATION_MAX + 1, dtype=torch.float64) * layout.scale
             values = numbers[None, None, :, None].expand(1, layout.shape[0], -1, 1)
             with torch.no_grad():
                 for step in tails[layout.name]:
                     values = step(values)
-            tables[f"{TABLE}{layout.name}"] = values[0, :, :, 0].numpy().astype("<f4").tobytes()
+            tables[f"{TABLE}{layout.name}"] = values[0, :, :, 0].numpy().astype("<f8").tobytes()
     return dataclasses.replace(program, attachments={**program.attachments, **tables})
 
 
@@ -59,10 +59,10 @@ def real_outputs(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> d
     for layout in program.outputs:
         values = real_values(layout, outputs[layout.name])
         if (table := program.attachments.get(f"{TABLE}{layout.name}")) is not None:
-            numbers = np.frombuffer(table, "<f4").reshape(layout.shape[0], -1)
+            numbers = np.frombuffer(table, "<f8").reshape(layout.shape[0], -1)
             channels = np.arange(layout.shape[0])[:, None, None]
             places = outputs[layout.name].astype(np.int64) - ACTIVATION_MIN
-            values = numbers[channels, places].astype(np.float64)
+            values = numbers[channels, places]
         usual = values.shape[1:2] if values.shape[2:] == (1, 1) else values.shape[1:]
         found[layout.name] = values.reshape(len(values), *dims.get(layout.name, usual))
     return found

@@ -130,6 +130,11 @@ def _as_computed(importer: Importer, call: Call) -> Step:
         missing = call.arguments[name] is None
         return None if missing else torch.from_numpy(importer.constant(call, name)).float()
 
-    average, variance = parameter("running_mean"), parameter("running_var")
-    weight, bias, eps = parameter("weight"), parameter("bias"), call.arguments["eps"]
-    return lambda x: functional.batch_norm(x, average, variance, weight, bias, eps=eps)
+    names = ("running_mean", "running_var", "weight", "bias")
+    stored, eps = [parameter(name) for name in names], call.arguments["eps"]
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        average, variance, weight, bias = (None if own is None else own.to(x.dtype) for own in stored)
+        return functional.batch_norm(x, average, variance, weight, bias, eps=eps)
+
+    return step

@@ -39,7 +39,9 @@ class FloatFactors:
 
 
 Step = Callable[[torch.Tensor], torch.Tensor]
-"""What a module does with the elements of a float32 tensor (N, channels, height, width), each by its own."""
+"""What a module does with the elements of a tensor (N, channels, height, width), each by its own: in float32
+as the module itself, in float64 more exactly.
+"""
 
 
 @dataclass(frozen=True, slots=True)

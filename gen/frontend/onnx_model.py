@@ -78,7 +78,9 @@ class _Importer:
         """Fill `graph`; one finding for each operator that reads activations."""
         graph = self._model.graph
         for initialiser in graph.initializer:
-            self._values[initialiser.name] = numpy_helper.to_array(initialiser)
+            array = numpy_helper.to_array(initialiser)
+            exact = array.dtype == np.float32  # constants made of others are rounded once, by what reads them
+            self._values[initialiser.name] = array.astype(np.float64) if exact else array
         if not self._take_input([entry for entry in graph.input if entry.name not in self._values]):
             return list(self._findings.values())
         readers = [node for node in graph.node if node.op_type != "Shape"]

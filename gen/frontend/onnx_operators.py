@@ -43,7 +43,7 @@ class Node:
             raise UnsupportedError(f"input {index} is no activation", "give it a layer's result there")
         return value
 
-    def constant(self, index: int, what: str) -> NDArray[np.float32]:
+    def constant(self, index: int, what: str) -> NDArray[np.float64]:
         value = self.inputs[index] if index < len(self.inputs) else None
         if isinstance(value, Value):
             raise UnsupportedError(f"its {what} is computed from the input", "use constant parameters")
@@ -52,7 +52,7 @@ class Node:
         array = np.asarray(value)
         if not np.isfinite(array).all():
             raise UnsupportedError(f"its {what} holds NaN or infinity", "train the network again")
-        return array.astype(np.float32)
+        return array.astype(np.float64)
 
 
 class Importer(Protocol):
@@ -70,20 +70,20 @@ class Importer(Protocol):
 # ---- quantisers --------------------------------------------------------------------------------------------
 
 
-def bipolar(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float32]:
+def bipolar(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float64]:
     """``scale`` where x >= 0, else ``-scale``."""
     x, scale = inputs[:2]
-    return (np.where(x >= 0, 1, -1) * scale).astype(np.float32)
+    return (np.where(x >= 0, 1, -1) * scale).astype(np.float64)
 
 
-def quantised(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float32]:
+def quantised(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float64]:
     """QONNX's Quant: rounded (half to even) to `bits` integer levels of `scale`, back in real numbers."""
-    x, scale, zero_point, bits = (np.asarray(array, np.float32) for array in inputs[:4])
+    x, scale, zero_point, bits = (np.asarray(array, np.float64) for array in inputs[:4])
     narrow, signed = int(attributes.get("narrow", 0)), int(attributes.get("signed", 1))
     levels = 2.0 ** float(bits.reshape(-1)[0])
     low, high = (-levels / 2 + narrow, levels / 2 - 1) if signed else (0.0, levels - 1 - narrow)
     numbers = np.rint(np.clip(x / scale + zero_point, low, high))
-    return ((numbers - zero_point) * scale).astype(np.float32)
+    return ((numbers - zero_point) * scale).astype(np.float64)
 
 
 def sign(importer: Importer, node: Node) -> Value:
@@ -114,7 +114,7 @@ def convolution(importer: Importer, node: Node) -> Value:
     rank = weight.ndim - 1
     if rank not in (2, 3) or len(value.dims) != rank:
         raise UnsupportedError(f"its input has shape {value.dims}", "give it an image or a sequence")
-    bias = node.constant(2, "bias") if len(node.inputs) > 2 else np.zeros(len(weight), np.float32)
+    bias = node.constant(2, "bias") if len(node.inputs) > 2 else np.zeros(len(weight), np.float64)
     weight = weight[:, :, None, :] if rank == 2 else weight
     return _layer(importer, node, value, _window(node, rank, weight.shape[2:]), weight, bias)
 
@@ -122,7 +122,7 @@ def convolution(importer: Importer, node: Node) -> Value:
 def product(importer: Importer, node: Node) -> Value:
     """MatMul of a vector and a constant matrix (in features, out features)."""
     value, matrix = node.activation(), node.constant(1, "matrix")
-    return _fully_connected(importer, node, value, matrix.T, np.zeros(matrix.shape[-1], np.float32))
+    return _fully_connected(importer, node, value, matrix.T, np.zeros(matrix.shape[-1], np.float64))
 
 
 def gemm(importer: Importer, node: Node) -> Value:
@@ -131,15 +131,15 @@ def gemm(importer: Importer, node: Node) -> Value:
     if node.attributes.get("transA"):
         raise UnsupportedError("it transposes its input", "transpose the weight")
     matrix = matrix if node.attributes.get("transB") else matrix.T
-    bias = np.zeros(len(matrix), np.float32)
-    alpha, beta = (np.float32(node.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+    bias = np.zeros(len(matrix), np.float64)
+    alpha, beta = (np.float64(node.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = (bias + beta * node.constant(2, "bias").reshape(-1)).astype(np.float32)
+        bias = bias + beta * node.constant(2, "bias").reshape(-1)
     return _fully_connected(importer, node, value, alpha * matrix, bias)
 
 
 def _fully_connected(
-    importer: Importer, node: Node, value: Value, weight: NDArray[np.float32], bias: NDArray[np.float32]
+    importer: Importer, node: Node, value: Value, weight: NDArray[np.float64], bias: NDArray[np.float64]
 ) -> Value:
     shape = importer.shape(value.tensor)
     if len(value.dims) != 1 or weight.ndim != 2 or weight.shape[1] != math.prod(shape):
@@ -155,8 +155,8 @@ def _layer(
     node: Node,
     value: Value,
     window: Window,
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
     *,
     vector: bool = False,
 ) -> Value:
@@ -171,8 +171,8 @@ def _layer(
         input=value.tensor,
         output=node.name,
         window=window,
-        weight=weight.astype(np.float64),
-        bias=bias.reshape(-1).astype(np.float64),
+        weight=weight,
+        bias=bias.reshape(-1),
     )
     importer.emit(operator, (len(weight), *size))
     dims = (len(weight), *size) if len(value.dims) == 3 else (len(weight), size[1])
@@ -261,11 +261,12 @@ def batch_norm(importer: Importer, node: Node) -> Value:
     )
     eps = float(node.attributes.get("epsilon", 1e-5))
     means, variances, weights, biases = (torch.from_numpy(a.copy()) for a in (mean, variance, weight, bias))
-    factor = weight.astype(np.float64) / np.sqrt(variance.astype(np.float64) + eps)
-    offset = bias.astype(np.float64) - mean * factor
+    factor = weight / np.sqrt(variance + eps)
+    offset = bias - mean * factor
 
     def step(x: torch.Tensor) -> torch.Tensor:
-        return functional.batch_norm(x, means, variances, weights, biases, eps=eps)
+        average, spread, scale, shift = (p.to(x.dtype) for p in (means, variances, weights, biases))
+        return functional.batch_norm(x, average, spread, scale, shift, eps=eps)
 
     return _normalised(importer, node, value, factor, offset, step)
 
@@ -279,7 +280,7 @@ def arithmetic(importer: Importer, node: Node) -> Value:
     numbers = _per_channel(importer, value, constant)
     if node.operator == "Div" and (not first or not numbers.all()):
         raise UnsupportedError("it divides by activations or by zero", "multiply by constants")
-    ones, real = np.ones_like(numbers, np.float64), numbers.astype(np.float64)
+    ones, real = np.ones_like(numbers), numbers
     factor, offset = {
         "Add": (ones, real),
         "Sub": (ones, -real) if first else (-ones, real),
@@ -287,20 +288,24 @@ def arithmetic(importer: Importer, node: Node) -> Value:
         "Div": (1 / np.where(real == 0, 1, real), 0 * real),
     }[node.operator]
     tensor = torch.from_numpy(numbers)[:, None, None]
-    compute: dict[str, Step] = {
-        "Add": lambda x: x + tensor,
-        "Sub": (lambda x: x - tensor) if first else (lambda x: tensor - x),
-        "Mul": lambda x: x * tensor,
-        "Div": lambda x: x / tensor,
+    compute: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "Add": torch.add,
+        "Sub": torch.sub if first else lambda x, own: own - x,
+        "Mul": torch.mul,
+        "Div": torch.div,
     }
-    return _normalised(importer, node, value, factor, offset, compute[node.operator])
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return compute[node.operator](x, tensor.to(x.dtype))
+
+    return _normalised(importer, node, value, factor, offset, step)
 
 
-def _per_channel(importer: Importer, value: Value, constant: NDArray[np.float32]) -> NDArray[np.float32]:
+def _per_channel(importer: Importer, value: Value, constant: NDArray[np.float64]) -> NDArray[np.float64]:
     channels = importer.shape(value.tensor)[0]
     shape = constant.shape
     if constant.size == 1:
-        return np.full(channels, constant.reshape(-1)[0], np.float32)
+        return np.full(channels, constant.reshape(-1)[0], np.float64)
     while len(shape) > len(value.dims) and shape[0] == 1:
         shape = shape[1:]
     along = len(shape) == len(value.dims) and shape[0] == channels
