@@ -1,10 +1,11 @@
-"""Binary layers of a float network: which weights and tensors are, and signs moved in front of max pools."""
+"""Binary layers of a float network: which weights and tensors are, what may change places with a pool."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import (
@@ -22,30 +23,134 @@ from popshift.hw.numerics import ACTIVATION_MAX
 _LARGEST = np.finfo(np.float32).max
 
 
-def signs_before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
-    """Max pool, then batch norm, clamp and sign, becomes: the sign first, then the pool.
-
-    All are monotone, so the sign of the largest value is the largest sign. In channels that batch norm turns
-    round it is the smallest; there the signs are negated, and so are the weights of all layers behind.
-    """
+def signs_once(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
+    """Without the signs of signs, which change nothing."""
     by_output = {operator.output: operator for operator in raw}
-    reads = {operator.output: operator.input for operator in raw}
-    moved: dict[str, list[RawOperator]] = {}  # by name of the pool: what comes in its place
+    same: dict[str, str] = {}
+    for operator in raw:
+        before = by_output.get(same.get(operator.input, operator.input))
+        if isinstance(operator, Sign) and isinstance(before, Sign) and before.scale == operator.scale:
+            same[operator.output] = before.output
+    for name in same:
+        del graph.tensors[name]
+    graph.outputs = [same.get(name, name) for name in graph.outputs]
+    graph.dims = {same.get(name, name): dims for name, dims in graph.dims.items()}
+    return [
+        dataclasses.replace(operator, input=same.get(operator.input, operator.input))
+        for operator in raw
+        if operator.output not in same
+    ]
+
+
+def before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
+    """Max pool, then batch norm, clamps, and a sign, becomes: all of that first, then the pool.
+
+    All are monotone, so they may change places; and where batch norm turns a channel round, its negative may.
+    There the channel is negated, and so are the weights of all layers behind that read it.
+    """
+    replaced: dict[str, list[RawOperator]] = {}  # by name of the pool
     gone: set[str] = set()
-    for sign in [operator for operator in raw if isinstance(operator, Sign)]:
-        chain: list[RawOperator] = [sign]
-        while isinstance(before := by_output.get(reads[chain[-1].output]), BatchNorm | Clamp):
-            chain.append(before)
-        if not (isinstance(before, FloatPool) and before.operation is Pooling.MAX):
+    negated: dict[str, NDArray[np.bool_]] = {}  # by tensor
+    for pool in raw:
+        if not (isinstance(pool, FloatPool) and pool.operation is Pooling.MAX):
             continue
-        if any(_readers(graph, raw, operator.input) != 1 for operator in chain):
+        chain = _chain(graph, raw, pool.output)
+        negate = np.zeros(graph.tensors[pool.output].shape[0], bool)
+        for operator in chain:
+            if isinstance(operator, BatchNorm):
+                negate ^= operator.factor < 0
+        if not any(isinstance(operator, BatchNorm | Sign) for operator in chain):
             continue
-        moved[before.name] = _in_front(graph, before, chain[::-1], sign)
+        if negate.any() and not (_turns(chain) and _only_weights(graph, raw, chain[-1].output)):
+            continue
+        replaced[pool.name] = _in_front(graph, pool, chain, negate)
         gone |= {operator.name for operator in chain}
+        negated[chain[-1].output] = negate
     found: list[RawOperator] = []
     for operator in raw:
-        found += moved.get(operator.name, [] if operator.name in gone else [operator])
-    return _negated(found)
+        found += replaced.get(operator.name, [] if operator.name in gone else [operator])
+    return _with_weights_negated(found, negated)
+
+
+def _chain(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> list[RawOperator]:
+    """What follows a tensor up to a sign, each the only reader of the one before."""
+    chain: list[RawOperator] = []
+    readers = {operator.input: operator for operator in raw}
+    while _readers(graph, raw, tensor) == 1:
+        operator = readers.get(tensor)
+        if not isinstance(operator, BatchNorm | Clamp | Sign):
+            break
+        chain.append(operator)
+        tensor = operator.output
+        if isinstance(operator, Sign):
+            break
+    return chain
+
+
+def _turns(chain: Sequence[RawOperator]) -> bool:
+    """Whether the chain of a negated channel gives the negated result."""
+    return isinstance(chain[-1], Sign) or all(
+        operator.low == -operator.high for operator in chain if isinstance(operator, Clamp)
+    )
+
+
+def _only_weights(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> bool:
+    """Whether nothing but layers with weights reads a tensor, poolings of it included."""
+    readers = [operator for operator in raw if operator.input == tensor]
+    return tensor not in graph.outputs and all(
+        isinstance(operator, FloatConvolution)
+        or (isinstance(operator, FloatPool) and _turns_too(graph, raw, operator))
+        for operator in readers
+    )
+
+
+def _turns_too(graph: FloatGraph, raw: list[RawOperator], pool: FloatPool) -> bool:
+    """Whether a pooling of a negated channel is the negated pooling: an average is, the maximum of bits that
+    were negated by another is not.
+    """
+    return pool.operation is Pooling.AVERAGE and _only_weights(graph, raw, pool.output)
+
+
+def _in_front(
+    graph: FloatGraph, pool: FloatPool, chain: Sequence[RawOperator], negate: NDArray[np.bool_]
+) -> list[RawOperator]:
+    """The chain on the pool's input; then the pool, which makes what the chain made."""
+    found: list[RawOperator] = []
+    source, shape = pool.input, graph.tensors[pool.input].shape
+    last = chain[-1]
+    signs = np.where(negate, -1.0, 1.0)
+    for operator in chain:
+        output = f"{operator.output}.unpooled"
+        moved = dataclasses.replace(operator, input=source, output=output)
+        if isinstance(moved, Sign):
+            moved = dataclasses.replace(moved, negate=negate)
+        elif isinstance(moved, BatchNorm) and not isinstance(last, Sign):
+            moved = dataclasses.replace(moved, factor=moved.factor * signs, offset=moved.offset * signs)
+            signs = np.ones_like(signs)  # once is enough
+        found.append(moved)
+        graph.tensors[output] = FloatTensor(output, shape)
+        if operator is not last:
+            del graph.tensors[operator.output]
+        source = output
+    del graph.tensors[pool.output]
+    return [*found, dataclasses.replace(pool, input=source, output=last.output)]
+
+
+def _readers(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> int:
+    return sum(operator.input == tensor for operator in raw) + graph.outputs.count(tensor)
+
+
+def _with_weights_negated(raw: list[RawOperator], negated: dict[str, NDArray[np.bool_]]) -> list[RawOperator]:
+    found: list[RawOperator] = []
+    for operator in raw:
+        negate = negated.get(operator.input)
+        if negate is not None and isinstance(operator, FloatPool):
+            negated[operator.output] = negate
+        elif negate is not None and isinstance(operator, FloatConvolution):
+            weight = np.where(negate[None, :, None, None], -operator.weight, operator.weight)
+            operator = dataclasses.replace(operator, weight=weight)
+        found.append(operator)
+    return found
 
 
 def signs_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
@@ -55,14 +160,12 @@ def signs_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperat
     gone: dict[str, str] = {}  # the sign's output -> the input
     names: set[str] = set()
     for name in graph.inputs:
-        chain = _chain_to_sign(graph, raw, name)
-        if chain is None:
+        chain = _chain(graph, raw, name)
+        if not chain or not isinstance(sign := chain[-1], Sign):
             continue
-        *before, sign = chain
-        threshold = _threshold(before)
+        threshold = _threshold(chain[:-1])
         if threshold is None:
             continue
-        assert isinstance(sign, Sign)
         tensor = graph.tensors[name]
         graph.tensors[name] = dataclasses.replace(tensor, sign=sign.scale, threshold=threshold)
         gone[sign.output] = name
@@ -74,21 +177,6 @@ def signs_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperat
         for operator in raw
         if operator.name not in names
     ]
-
-
-def _chain_to_sign(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> list[RawOperator] | None:
-    """The operators from a tensor to a sign, each the only reader of the one before; or None."""
-    chain: list[RawOperator] = []
-    readers = {operator.input: operator for operator in raw}
-    while _readers(graph, raw, tensor) == 1:
-        operator = readers.get(tensor)
-        if not isinstance(operator, BatchNorm | Clamp | Sign):
-            return None
-        chain.append(operator)
-        if isinstance(operator, Sign):
-            return chain
-        tensor = operator.output
-    return None
 
 
 def _threshold(chain: Sequence[RawOperator]) -> float | None:
@@ -126,46 +214,6 @@ def _ordered(number: np.float32) -> int:
 def _float(ordered: int) -> np.float32:
     magnitude = np.int32(abs(ordered)).view(np.float32)
     return -magnitude if ordered < 0 else magnitude
-
-
-def _in_front(graph: FloatGraph, pool: FloatPool, chain: list[RawOperator], sign: Sign) -> list[RawOperator]:
-    """The chain on the pool's input; then the pool, which makes what the sign made."""
-    found: list[RawOperator] = []
-    source, shape = pool.input, graph.tensors[pool.input].shape
-    negate = np.zeros(shape[0], bool)
-    for operator in chain:
-        if isinstance(operator, BatchNorm):
-            negate ^= operator.factor < 0
-        output = f"{operator.output}.unpooled"
-        change = {"negate": negate} if isinstance(operator, Sign) else {}
-        found.append(dataclasses.replace(operator, input=source, output=output, **change))
-        graph.tensors[output] = FloatTensor(output, shape)
-        if operator is not sign:
-            del graph.tensors[operator.output]
-        source = output
-    del graph.tensors[pool.output]
-    return [*found, dataclasses.replace(pool, input=source, output=sign.output)]
-
-
-def _readers(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> int:
-    return sum(operator.input == tensor for operator in raw) + graph.outputs.count(tensor)
-
-
-def _negated(raw: list[RawOperator]) -> list[RawOperator]:
-    """The weights of layers that read negated channels."""
-    negated: dict[str, np.ndarray] = {}
-    found: list[RawOperator] = []
-    for operator in raw:
-        negate = negated.get(operator.input)
-        if isinstance(operator, Sign) and operator.negate is not None:
-            negated[operator.output] = operator.negate
-        elif negate is not None and isinstance(operator, FloatPool):
-            negated[operator.output] = negate
-        elif negate is not None and isinstance(operator, FloatConvolution):
-            weight = np.where(negate[None, :, None, None], -operator.weight, operator.weight)
-            operator = dataclasses.replace(operator, weight=weight)
-        found.append(operator)
-    return found
 
 
 def unsupported_reader(operator: FloatConvolution | FloatPool, source: FloatTensor) -> Finding | None:

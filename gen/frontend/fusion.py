@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from popshift.gen.frontend.binary import (
+    before_pools,
     binary_weight,
-    signs_before_pools,
     signs_of_inputs,
+    signs_once,
     unsupported_reader,
     whole_sums,
 )
@@ -36,7 +37,7 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     -------
     operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
     """
-    raw = signs_of_inputs(graph, signs_before_pools(graph, raw))
+    raw = signs_of_inputs(graph, before_pools(graph, signs_once(graph, raw)))
     readers: dict[str, int] = {}
     for name in [operator.input for operator in raw] + graph.outputs:
         readers[name] = readers.get(name, 0) + 1
@@ -54,11 +55,6 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
         alone = readers[operator.input] == 1
         if source in unknown:
             unknown.add(operator.output)
-            continue
-        if isinstance(operator, Sign) and graph.tensors[source].sign == operator.scale:
-            renamed[operator.output] = source
-            del graph.tensors[operator.output]
-            findings[operator.name] = Finding(operator.name, "sign", True, "has no effect on a sign")
             continue
         if isinstance(operator, BatchNorm):
             folded, finding = _fold_batch_norm(operator, producer, alone)

@@ -118,7 +118,7 @@ LAYERS = {
         f"layer 1.1 (batch_norm): batch norm follows the activation of 0; {BEHIND}",
     ),
     "norm-after-pool": (
-        nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(4)),
         f"layer 1.1 (batch_norm): batch norm follows pooling 1.0, so there are no weights to fold it into; "
         f"{BEHIND}",
     ),
