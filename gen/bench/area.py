@@ -17,7 +17,7 @@ from popshift.hw.emit import component_verilog
 from popshift.hw.errors import ConfigError, InputError
 from popshift.hw.matrix.lone_pe import LonePe
 from popshift.hw.matrix.mesh import Mesh
-from popshift.hw.numerics import BASIS_SIZE
+from popshift.hw.numerics import BASIS_SIZE, LANE_CHANNELS
 from popshift.hw.tech import TECHNOLOGIES
 from popshift.hw.tech.portable import Portable
 
@@ -36,7 +36,7 @@ def area_of(config: AcceleratorConfig, family: str) -> dict[str, Any]:
     Returns
     -------
     ``family``; ``whole``; ``units`` by name; ``pe``, by kind and then by what multiplies (``dsp`` or ``lut``;
-    ``shift`` has ``lut`` alone): for every kind there is, so that they can be compared, whether the
+    the others have ``lut`` alone): for every kind there is, so that they can be compared, whether the
     configuration has it or not. ``alone`` is a `LonePe`, adder and register of a 24-bit partial sum included,
     ``in_array`` the average PE of some columns of the configuration's mesh, with its share of adder tree,
     partial sums and skew. Each gives lut4, ff, block_ram, dsp, spram and lutram.
@@ -85,7 +85,7 @@ def processing_elements(config: AcceleratorConfig, kind: str, family: str) -> di
     only = _strip(config, kind)
     found: dict[str, Any] = {}
     for multiplier, blocks in (("dsp", -1), ("lut", 0)):
-        if multiplier == "dsp" and kind == "shift":
+        if multiplier == "dsp" and kind != "mul":
             continue
         with_blocks = only.replace(dsp_multipliers=blocks)
         technology = _technology(with_blocks, family)
@@ -104,7 +104,8 @@ def _strip(config: AcceleratorConfig, kind: str) -> AcceleratorConfig:
     """Some columns of the configuration's mesh, of one kind of PE."""
     # The mesh does not depend on the post lanes; the fewest that may be allow the fewest columns.
     lanes = next(n for n in range(1, config.rows + 1) if config.rows % n == 0 and config.rows // n <= 32)
-    cols = lanes * max(BASIS_SIZE if kind == "shift" else 1, -(-STRIP_COLS // lanes))
+    fewest = {"shift": BASIS_SIZE * lanes, "xnor": math.lcm(lanes, LANE_CHANNELS)}.get(kind, lanes)
+    cols = fewest * -(-STRIP_COLS // fewest)
     return config.replace(
         cols=cols,
         tile_cols=math.gcd(config.tile_cols, cols),

@@ -13,12 +13,14 @@ from torch import nn
 
 from popshift.gen.bench.networks import gaussian, plain20
 from popshift.gen.compress import smartdeal
+from popshift.gen.compress.binary import binary_tensor, identity
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
+from popshift.gen.frontend.float_graph import FloatTensor
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.errors import InputError
+from popshift.hw.errors import InputError, ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
 IMAGES = 2
@@ -110,6 +112,104 @@ def max_pool(shape: tuple[int, int, int], kernel: int) -> Build:
     return build
 
 
+def binary_convolution(shape: tuple[int, int, int], channels: int, kernel: int, padding: int) -> Build:
+    """One convolution of bits to bits over (channels, height, width), with random weights of 1 and -1."""
+    window = Window((kernel, kernel), padding=(padding, padding, padding, padding))
+
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        _require_binary(config)
+        rng = np.random.default_rng(seed)
+        layer = Convolution(
+            name="convolution",
+            input="x",
+            output="y",
+            window=window,
+            weight=rng.choice([-1, 1], (channels, shape[0], kernel, kernel)).astype(np.int8),
+            bias=rng.integers(-20, 20, channels),
+            requantisation=identity(channels, config.requantise),
+        )
+        size = window.output_size(*shape[1:])
+        tensors = {
+            "x": binary_tensor(FloatTensor("x", shape, sign=1.0)),
+            "y": binary_tensor(FloatTensor("y", (channels, *size), sign=1.0)),
+        }
+        graph = Graph(mode=config.requantise, inputs=["x"], outputs=["y"], tensors=tensors, operators=[layer])
+        images = rng.choice([-1.0, 1.0], (IMAGES, *shape)).astype(np.float32)
+        return Workload(graph, images, compression=FLOAT_BITS)
+
+    return build
+
+
+def _require_binary(config: AcceleratorConfig) -> None:
+    """Refuse a configuration that cannot work with binary activations.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not config.has_packing:
+        what = f"configuration {config.name} has no xnor PEs"
+        raise ModelError(what, remedy="use a16-xnor, or add xnor to pe_kinds")
+
+
+def vgg_small(binary: bool) -> Build:
+    """VGG-Small for CIFAR-10, untrained: binary but for its first and last layer, or all int8."""
+
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        from popshift.gen.train.binary import blocks, full_precision_twin
+
+        module = settled(blocks.vgg_small(seed), _CIFAR, seed)
+        if binary:
+            _require_binary(config)
+        else:
+            module = full_precision_twin(module)
+        return _on_noise(module.eval(), config, seed, images=1)
+
+    return build
+
+
+def settled(network: nn.Sequential, shape: tuple[int, int, int], seed: int) -> nn.Sequential:
+    """The network in eval mode, its batch norms with the statistics of noise: else most channels of an
+    untrained network are constant.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network.train()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        network(torch.randn(_CALIBRATION_IMAGES, *shape, generator=generator))
+    return network.eval()
+
+
+def _on_noise(module: nn.Module, config: AcceleratorConfig, seed: int, images: int = IMAGES) -> Workload:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(_CALIBRATION_IMAGES, *_CIFAR, generator=generator)
+    graph = _quantised(module, values, config)
+    return Workload(graph, values[:images].numpy(), rtl_images=images, compression=_compression(module))
+
+
+def _compression(network: nn.Module) -> float:
+    """32-bit floats over weights of 1 bit in binary layers, 8 bits in all others."""
+    from popshift.gen.train.binary import BinaryConv2d, BinaryLinear, storage
+
+    return storage(network, lambda _, layer: 1 if isinstance(layer, BinaryConv2d | BinaryLinear) else 8).ratio
+
+
+def binary_digits(config: AcceleratorConfig, seed: int) -> Workload:
+    """A binary network for the same digits, trained with DIR-Net's parts in a minute."""
+    _require_binary(config)
+    return _quantised_digits(_trained_binary_digits(seed), config)
+
+
+@cache
+def _trained_binary_digits(seed: int) -> nn.Sequential:
+    from popshift.gen.train import digits as data
+    from popshift.gen.train.binary import binary_trained
+
+    return binary_trained(data.load(), seed)
+
+
 def _factors(real: NDArray[np.float64], mode: Requantise) -> Requantisation:
     pairs = [numerics.quantise_multiplier(float(value), mode) for value in real]
     multiplier, shift = (np.array(values, np.int64) for values in zip(*pairs, strict=True))
@@ -170,7 +270,8 @@ def _quantised_digits(network: nn.Module, config: AcceleratorConfig) -> Workload
     images = data.load()
     graph = _quantised(network, images.train_images, config)
     test = images.test_images.numpy()
-    ratio = smartdeal.compression(network).ratio
+    smart = any(smartdeal.is_decomposed(layer) for layer in network.modules())
+    ratio = smartdeal.compression(network).ratio if smart else _compression(network)
     return Workload(graph, test, images.test_labels.numpy(), rtl_images=10, compression=ratio)
 
 
@@ -223,10 +324,15 @@ CASES = {
     "fc64": Case("fully connected, 64 to 64", fully_connected(64, 64)),
     "fc640": Case("fully connected, 640 to 128", fully_connected(640, 128)),
     "pool16": Case("max pool 2x2, 16 channels, 16x16", max_pool((16, 16, 16), 2)),
+    "conv128": Case("3x3, 128 to 128 channels, 16x16", convolution((128, 16, 16), 128, kernel=3, padding=1)),
+    "conv128-bin": Case("the same, of bits to bits", binary_convolution((128, 16, 16), 128, 3, 1)),
     "digits": Case("the demo's network on handwritten digits, 8x8", digits),
     "plain20": Case(
         "ResNet-20's layers without shortcuts, 32x32, untrained", _untrained(plain20, _CIFAR, None)
     ),
+    "digits-bin": Case("a binary network for the same digits, trained", binary_digits),
+    "vgg-small": Case("VGG-Small for CIFAR-10, 32x32, untrained", vgg_small(binary=False)),
+    "vgg-small-bin": Case("the same, binary but for its first and last layer", vgg_small(binary=True)),
 }
 """Plain int8."""
 SMARTDEAL_FORMS = {"sd": 0.0, "sd50": 0.5}

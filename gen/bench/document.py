@@ -17,6 +17,7 @@ from typing import Any
 from popshift.gen.bench.tables import (
     Table,
     area_tables,
+    binary_table,
     case_table,
     decomposition_table,
     smartdeal_table,
@@ -144,11 +145,17 @@ def _smartdeal(results: Results) -> str:
     return _tools(records) + markdown(smartdeal_table(records))
 
 
+def _binary(results: Results) -> str:
+    records = split([record for entry in results.values() for record in entry])["binary"]
+    return _tools(records) + markdown(binary_table(records))
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "bench": _bench,
     "build": _build,
     "decompose": _decompose,
     "smartdeal": _smartdeal,
+    "binary": _binary,
 }
 
 

@@ -135,9 +135,34 @@ def smartdeal_table(records: Sequence[dict[str, Any]]) -> Table:
     return Table("SmartDeal beside int8", columns, rows)
 
 
+def binary_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each network and form."""
+    columns = ["network", "weights", "array", "accuracy", "bits a weight", "MACs", "cycles", "MACs a cycle"]
+    columns += ["times int8", "weight bytes read", "of int8", "mismatches"]
+    rows = [
+        [
+            record["case"],
+            record["form"],
+            record["config"],
+            _share(record["accuracy"], 2),
+            f"{record['bits_per_weight']:.2f}",
+            f"{record['macs']:,}",
+            f"{record['cycles']:,}",
+            f"{record['macs_per_cycle']:.1f}",
+            f"{record['speedup']:.2f}",
+            f"{record['weight_bytes']:,}",
+            f"{record['traffic']:.3f}",
+            str(record["mismatches"]),
+        ]
+        for record in records
+    ]
+    return Table("Binary beside int8", columns, rows)
+
+
 def split(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Records by what they are of: ``smartdeal``, ``decomposition``, or a ``case``."""
-    found: dict[str, list[dict[str, Any]]] = {"smartdeal": [], "decomposition": [], "case": []}
+    """Records by what they are of: ``smartdeal``, ``binary``, ``decomposition``, or a ``case``."""
+    kinds = ("smartdeal", "binary", "parts", "storage", "decomposition", "case")
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for record in records:
         found[next(kind for kind in found if kind in record)].append(record)
     return found
@@ -153,7 +178,7 @@ def show(records: "Sequence[Record | DecompositionRecord | SmartDealRecord]") ->
     cases = found["case"]
     tables = [case_table(cases), speed_table(cases), *area_tables(cases)]
     tables += [decomposition_table(record) for record in found["decomposition"]]
-    tables.append(smartdeal_table(found["smartdeal"]))
+    tables += [smartdeal_table(found["smartdeal"]), binary_table(found["binary"])]
     for table in tables:
         if table.rows:
             print_table(*table)

@@ -27,9 +27,10 @@ from popshift.hw.errors import ModelError
 from popshift.hw.isa import Kind, Source
 from popshift.hw.numerics import BASIS_SIZE
 
-_SPARE_REBUILT, _SPARE_FACTORED = 0.02, 0.1
-"""Less traffic from the weight memory is what SmartDeal is for. Factored sums take three times as long to
-drain, so that short pixel tiles would save more time, and read the weights many times.
+_SPARE_REBUILT, _SPARE_FACTORED, _SPARE_BINARY = 0.02, 0.1, 0.03
+"""Less traffic from the weight memory is what small weights are for. Factored sums take three times as long to
+drain, so that short pixel tiles would save more time, and read the weights many times; binary layers have few
+passes, beside which the last drain weighs more.
 """
 _MAX_STRIDE = isa.PLACEMENTS[isa.Opcode.POST]["stride"].field.high
 
@@ -170,7 +171,8 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
     if source.bits:
         if not config.has_packing:
             return []
-        return [Scheme("xnor", config.cols, weight_tiles.binary(layer, source, config))]
+        tiles = weight_tiles.binary(layer, source, config)
+        return [Scheme("xnor", config.cols, tiles, spare=_SPARE_BINARY)]
     kinds, factors, found = isa.kinds(config), layer.factors, []
     if factors is None and Kind.DENSE in kinds:
         tiles = weight_tiles.dense(layer, source, config)

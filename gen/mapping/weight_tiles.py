@@ -119,7 +119,7 @@ def binary(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) 
     fields = {"kind": Kind.XNOR, "k_tiles": len(taps)}
 
     def tile(start: int, stop: int) -> ColumnTile:
-        bits = _with_zero_tap(lanes[start:stop], config.cols)
+        bits = _with_zero_tap(lanes[start:stop], config.cols).astype(np.uint8)
         words = binary_words(config, offsets, taps >= 0, bits[:, taps].transpose(1, 2, 0))
         return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, int((taps >= 0).sum()))
 

@@ -20,7 +20,7 @@ class LonePe(wiring.Component):
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable, sum_bits: int) -> None:
-        lone = {"rows": 2, "tile_rows": 1, "tile_cols": 1, "cols": BASIS_SIZE, "post_lanes": 1}  # a chain
+        lone = {"rows": 2, "tile_rows": 1, "tile_cols": 1, "cols": 8 * BASIS_SIZE, "post_lanes": 1}  # a chain
         self._config = config.replace(**lone)
         self._technology = technology
         super().__init__(
