@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from popshift.gen.bench.records import Record
-
 if TYPE_CHECKING:
-    from popshift.gen.bench.decompose import DecompositionRecord
-    from popshift.gen.bench.smartdeal import SmartDealRecord
+    pass
 
 ALONE_SUM_BITS = 24
 """Of the partial sum that a PE alone adds its product to."""
@@ -168,7 +165,7 @@ def split(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def show(records: "Sequence[Record | DecompositionRecord | SmartDealRecord]") -> None:
+def show(records: Sequence[Any]) -> None:
     """Print everything that was measured."""
     import dataclasses
 

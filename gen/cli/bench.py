@@ -1,18 +1,13 @@
 """`popshift bench`: standard cases on a configuration, counted by the hardware."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from popshift.gen.cli.output import Json, print_json
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED, ModelError
-
-if TYPE_CHECKING:
-    from popshift.gen.bench.decompose import DecompositionRecord
-    from popshift.gen.bench.records import Record
-    from popshift.gen.bench.smartdeal import SmartDealRecord
 
 FAMILIES = ("ecp5", "ice40", "gowin")
 
@@ -54,6 +49,22 @@ def bench(
             "nothing else unless it is asked for.",
         ),
     ] = False,
+    binary: Annotated[
+        bool,
+        typer.Option(
+            "--binary",
+            help="Compare binary layers with int8 on the configuration with xnor PEs; nothing else unless it "
+            "is asked for.",
+        ),
+    ] = False,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training",
+            help="Train binary networks with the parts of DIR-Net switched on one at a time, some ten minutes; "
+            "nothing else unless it is asked for.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run standard cases: cycles, utilisation, stalls and memory traffic; every integer is compared."""
@@ -61,15 +72,15 @@ def bench(
     families = [name for name in named if area and name in FAMILIES] or list(FAMILIES[:1])
     named = [name for name in named if not (area and name in FAMILIES)]
     chosen_configs = [load_config(name) for name in config or ["a16"]]
-    only_decompose = decompose and not (cases or config or area or speed)
-    configs = [] if only_decompose or (smartdeal and not named) else chosen_configs
+    no_array = (decompose or training) and not (cases or config or area or speed)
+    configs = [] if no_array or ((smartdeal or binary) and not named) else chosen_configs
 
     from popshift.gen.bench.cases import choose
     from popshift.gen.bench.measure import run_cases
     from popshift.gen.level import Level
 
     chosen = choose(named)
-    records: list[Record | DecompositionRecord | SmartDealRecord] = []
+    records: list[Any] = []
     mismatches = 0
     for entry in configs:
         here = list(
@@ -100,6 +111,18 @@ def bench(
             compared = list(compare(entry, seed=seed, family=families[0] if area else None))
             records += compared
             mismatches += sum(record.mismatches for record in compared)
+    if binary:
+        from popshift.gen.bench import binary as binary_bench
+
+        for entry in chosen_configs:
+            found = list(binary_bench.compare(entry, seed=seed))
+            records += found
+            mismatches += sum(record.mismatches for record in found)
+        records.append(binary_bench.resnet18_weights())
+    if training:
+        from popshift.gen.bench.training import compare_training
+
+        records.append(compare_training())
     if as_json:
         print_json(records)
     else:

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from popshift.gen import execution
-from popshift.gen.bench import cases, document, measure, networks, smartdeal, speed
+from popshift.gen.bench import binary, cases, document, measure, networks, smartdeal, speed
 from popshift.gen.bench.cases import CASES, choose
 from popshift.gen.bench.decompose import DecompositionRecord, KindRecord, kind_records
 from popshift.gen.bench.records import Record
@@ -25,11 +25,13 @@ from popshift.hw.emit import emit_rtlil
 from popshift.hw.errors import EXIT_BAD_INPUT, EXIT_FAILED, ConfigError, InputError, ModelError, ToolError
 
 TINY = load_config("tiny")
-SINGLE_LAYERS = [name for name in CASES if not name.startswith(("digits", "plain20"))]
+SINGLE_LAYERS = [name for name in CASES if not name.startswith(("digits", "plain20", "vgg"))]
 
 
 def array(name: str) -> AcceleratorConfig:
     """One that can run the case."""
+    if "-bin" in name:
+        return load_config("a16-xnor")
     return load_config("a16-rebuild" if "-sd" in name else "a16")
 
 
@@ -109,6 +111,22 @@ def test_smartdeal_is_compared_with_int8_on_arrays_of_one_size(monkeypatch):
         words[form] = tiles * config.weight_word_bytes
     assert cycles["conv64-sd"] <= 1.02 * cycles["conv64"] and cycles["conv64"] >= 1.8 * cycles["conv64-sd50"]
     assert words["conv64-sd"] <= 0.55 * words["conv64"] and words["conv64-sd50"] <= 0.35 * words["conv64"]
+
+
+def test_binary_layers_take_a_seventh_of_the_cycles_and_an_eighth_of_the_weights():
+    config = binary.array(load_config("a16"))
+    before, after = (
+        map_graph(CASES[name].build(config, 0).graph, config).layers[-1]
+        for name in ("conv128", "conv128-bin")
+    )
+    assert before.macs == after.macs and before.predicted_cycles >= 7 * after.predicted_cycles
+    words = [layer.mapping["weight_words"] * layer.mapping["pixel_tiles"] for layer in (before, after)]
+    assert words[0] == 8 * words[1]
+
+
+def test_binary_cases_need_xnor():
+    with pytest.raises(ModelError, match="configuration a16 has no xnor PEs"):
+        CASES["conv128-bin"].build(load_config("a16"), 0)
 
 
 def test_an_unknown_case_is_refused_with_the_list():
