@@ -61,7 +61,7 @@ def bench(
         bool,
         typer.Option(
             "--training",
-            help="Train binary networks with the parts of DIR-Net switched on one at a time, some ten minutes; "
+            help="Train binary networks with the parts of DIR-Net switched on one by one, some ten minutes; "
             "nothing else unless it is asked for.",
         ),
     ] = False,

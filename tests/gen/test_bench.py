@@ -300,7 +300,8 @@ def test_area_has_every_unit_and_the_whole(monkeypatch):
     assert {"mesh", "accumulators", "post unit", "channel unit", "weight memory", "UART"} <= set(
         found["units"]
     )
-    assert {kind: list(by) for kind, by in found["pe"].items()} == {"mul": ["dsp", "lut"], "shift": ["lut"]}
+    kinds = {kind: list(by) for kind, by in found["pe"].items()}
+    assert kinds == {"mul": ["dsp", "lut"], "shift": ["lut"], "xnor": ["lut"]}
     assert found["pe"]["mul"]["lut"]["in_array"]["dsp"] == round(5 / (TINY.rows * area.STRIP_COLS), 1)
     with pytest.raises(InputError, match="unknown device family 'xilinx'"):
         area.area_of(TINY, "xilinx")
