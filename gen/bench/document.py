@@ -23,6 +23,8 @@ from popshift.gen.bench.tables import (
     smartdeal_table,
     speed_table,
     split,
+    storage_table,
+    training_table,
 )
 from popshift.hw.errors import InputError, PopshiftError
 
@@ -146,8 +148,11 @@ def _smartdeal(results: Results) -> str:
 
 
 def _binary(results: Results) -> str:
-    records = split([record for entry in results.values() for record in entry])["binary"]
-    return _tools(records) + markdown(binary_table(records))
+    found = split([record for entry in results.values() for record in entry])
+    text = _tools(found["binary"] + found["parts"]) + markdown(binary_table(found["binary"]))
+    for table in (storage_table(found["storage"]), *map(training_table, found["parts"])):
+        text += f"{table.title}:\n\n{markdown(table)}"
+    return text
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {

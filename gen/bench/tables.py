@@ -156,8 +156,46 @@ def binary_table(records: Sequence[dict[str, Any]]) -> Table:
     return Table("Binary beside int8", columns, rows)
 
 
+def training_table(record: dict[str, Any]) -> Table:
+    """One row for each variant."""
+
+    def both(series: dict[str, Any]) -> str:
+        return f"{100 * series['mean']:.2f} ± {100 * series['spread']:.2f} %"
+
+    rows = [
+        [
+            name,
+            both(found["accuracy"]),
+            ", ".join(f"{100 * value:.2f}" for value in found["accuracy"]["values"]),
+            both(found["moved"]),
+            f"{found['loss']['mean']:.3f} ± {found['loss']['spread']:.3f}",
+        ]
+        for name, found in record["parts"].items()
+    ]
+    columns = [
+        "training",
+        "accuracy, mean ± spread",
+        "by seed",
+        "in nine positions",
+        "loss of the last epoch",
+    ]
+    return Table(f"Parts of DIR-Net, seeds {', '.join(map(str, record['seeds']))}", columns, rows)
+
+
+def storage_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each precision of the layers that are not binary."""
+    columns = ["network", "bits in layers that are not binary", "weights", "times smaller than fp32"]
+    rows = [
+        [record["storage"], str(record["bits"]), f"{record['weights']:,}", f"{record['ratio']:.2f}"]
+        for record in records
+    ]
+    return Table("Storage with binary 3x3 convolutions", columns, rows)
+
+
 def split(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Records by what they are of: ``smartdeal``, ``binary``, ``decomposition``, or a ``case``."""
+    """Records by what they are of: ``smartdeal``, ``binary``, ``parts`` of a training, ``storage``,
+    ``decomposition``, or a ``case``.
+    """
     kinds = ("smartdeal", "binary", "parts", "storage", "decomposition", "case")
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for record in records:
@@ -176,6 +214,7 @@ def show(records: Sequence[Any]) -> None:
     tables = [case_table(cases), speed_table(cases), *area_tables(cases)]
     tables += [decomposition_table(record) for record in found["decomposition"]]
     tables += [smartdeal_table(found["smartdeal"]), binary_table(found["binary"])]
+    tables += [storage_table(found["storage"]), *map(training_table, found["parts"])]
     for table in tables:
         if table.rows:
             print_table(*table)

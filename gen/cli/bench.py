@@ -118,7 +118,9 @@ def bench(
             found = list(binary_bench.compare(entry, seed=seed))
             records += found
             mismatches += sum(record.mismatches for record in found)
-        records.append(binary_bench.resnet18_weights())
+        from popshift.gen.bench.training import resnet18_weights
+
+        records += resnet18_weights()
     if training:
         from popshift.gen.bench.training import compare_training
 

@@ -28,9 +28,9 @@ from popshift.hw.isa import Kind, Source
 from popshift.hw.numerics import BASIS_SIZE
 
 _SPARE_REBUILT, _SPARE_FACTORED, _SPARE_BINARY = 0.02, 0.1, 0.03
-"""Less traffic from the weight memory is what small weights are for. Factored sums take three times as long to
-drain, so that short pixel tiles would save more time, and read the weights many times; binary layers have few
-passes, beside which the last drain weighs more.
+"""Less traffic from the weight memory is what small weights are for. Factored sums take three times as long
+to drain, so that short pixel tiles would save more time, and read the weights many times; binary layers have
+few passes, beside which the last drain weighs more.
 """
 _MAX_STRIDE = isa.PLACEMENTS[isa.Opcode.POST]["stride"].field.high
 
