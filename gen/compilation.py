@@ -165,13 +165,16 @@ def attached_graph(program: Program) -> Graph:
 
 
 def calibration_of(loaded: LoadedModel, spec: str, given: torch.Tensor | ArrayLike | None) -> torch.Tensor:
-    """The calibration data to use: what was given, else what came with the model.
+    """The calibration data to use: what was given, else what came with the model; zeros for a network in
+    which nothing has a range.
 
     Raises
     ------
-    InputError: there is none.
+    InputError: there is none although it is needed.
     """
     samples = loaded.calibration if given is None else given
+    if samples is None and not needs_ranges(loaded.graph):
+        samples = torch.zeros(1, *loaded.graph.tensors[loaded.graph.inputs[0]].shape)
     if samples is None:
         raise InputError(
             "no calibration data, which decides the ranges of the int8 activations",
@@ -179,6 +182,16 @@ def calibration_of(loaded: LoadedModel, spec: str, given: torch.Tensor | ArrayLi
             remedy="give typical inputs: --calibration x.npy, or return them as the function's third value",
         )
     return _samples(samples)
+
+
+def needs_ranges(graph: FloatGraph) -> bool:
+    """Whether some tensor is neither binary nor made of whole numbers."""
+    whole = {
+        operator.output
+        for operator in graph.operators
+        if isinstance(operator, FloatConvolution) and operator.whole
+    }
+    return any(not tensor.sign and name not in whole for name, tensor in graph.tensors.items())
 
 
 def model_name(spec: str) -> str:

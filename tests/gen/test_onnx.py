@@ -129,6 +129,8 @@ def test_a_bipolar_network_is_what_the_reference_computes(tmp_path, config):
     x[0, 0, 1] = np.nextafter(np.float32(0.5), np.float32(0))
     (wanted,) = ReferenceEvaluator(proto, new_ops=[BipolarQuant]).run(None, {"x": x})
     compiled = compile_model(saved(proto, tmp_path), config, x)
+    without = compile_model(str(tmp_path / "model.onnx"), config)
+    assert without.program.to_bytes() == compiled.program.to_bytes(), "no ranges, no calibration"
     run = compiled.run(x, "isa")
     np.testing.assert_allclose(run.real_outputs["m3"], wanted, rtol=1e-6, atol=1e-6)
     golden = compiled.run(x, "golden")
