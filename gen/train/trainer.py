@@ -52,6 +52,36 @@ Optimisers = Callable[[torch.nn.Module, TrainingOptions], list[torch.optim.Optim
 """Makes the optimisers of a training."""
 
 
+def cross_entropy(network: torch.nn.Module, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the network's answers to a batch: a scalar."""
+    return functional.cross_entropy(network(batch), labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure:
+    """What is done in an epoch, for trainings that do more than classify.
+
+    A training can be resumed with the same result if both functions depend on their arguments and on what
+    the checkpoint holds alone.
+
+    Attributes
+    ----------
+    loss: takes the network, a batch (N, channels, height, width) and labels (N,); returns the scalar to be
+        made small.
+    before_epoch: called with the network, the number of the epoch (from 0) and the number of epochs, also
+        before the first epoch after a resumption.
+    title: of the progress bar.
+    """
+
+    loss: Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
+    before_epoch: Callable[[torch.nn.Module, int, int], None] | None = None
+    title: str = "training (epochs)"
+
+
+CLASSIFY = Procedure()
+"""Cross entropy, nothing else."""
+
+
 def train(
     network: torch.nn.Module,
     images: torch.Tensor,
@@ -61,6 +91,7 @@ def train(
     augment: Augmentation | None = None,
     checkpoint: Path | None = None,
     optimisers: Optimisers = adamw,
+    procedure: Procedure = CLASSIFY,
 ) -> list[float]:
     """Train `network` in place to classify; it is in eval mode afterwards.
 
@@ -76,6 +107,7 @@ def train(
     checkpoint: file that is written after every epoch; if it exists, the training goes on from there, with
         the same result as if it had never stopped.
     optimisers: what takes the steps, by default AdamW on all parameters; the learning rate of each falls.
+    procedure: the loss, and what is done before an epoch.
 
     Returns
     -------
@@ -102,12 +134,14 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint, options)
     network.train()
-    with one_thread(), TransferBar("training (epochs)", options.epochs) as bar:
+    with one_thread(), TransferBar(procedure.title, options.epochs) as bar:
         for epoch in range(len(state.losses), options.epochs):
+            if procedure.before_epoch is not None:
+                procedure.before_epoch(network, epoch, options.epochs)
             total = 0.0
             for chosen in torch.randperm(len(images), generator=generator).split(options.batch):
                 batch = images[chosen] if augment is None else augment(images[chosen], generator)
-                loss = functional.cross_entropy(network(batch), labels[chosen])
+                loss = procedure.loss(network, batch, labels[chosen])
                 network.zero_grad()
                 loss.backward()
                 for each in steppers:

@@ -34,9 +34,15 @@ KINDS = [
     {"pe_kinds": ["shift"]},
     {"pe_kinds": ["mul", "shift"]},
     {"pe_kinds": ["shift", "mul"], "rebuild": True},
+    {"pe_kinds": ["xnor"], "cols": 8},
+    {"pe_kinds": ["mul", "xnor"], "cols": 8},
+    {"pe_kinds": ["xnor", "shift", "mul"], "cols": 8, "rebuild": True},
 ]
 COEFFICIENTS = [0, *(sign << power for power in range(numerics.EXPONENTS) for sign in (1, -1))]
 CODES = range(1 << numerics.CODE_BITS)
+ON = 1 << numerics.LANE_CHANNELS
+"""Of an ``xnor`` weight: beside the bits of 8 channels; without it, it adds nothing."""
+COUNT = np.array([byte.bit_count() for byte in range(256)])
 
 
 def stored(config: AcceleratorConfig, kind: str, weight: int) -> int:
@@ -45,6 +51,14 @@ def stored(config: AcceleratorConfig, kind: str, weight: int) -> int:
     value = shift.decoded_value(numerics.coefficient_code(weight)) if kind == "shift" else weight
     field = word[kind]
     return (value & ((1 << field.width) - 1)) << field.offset
+
+
+def summed(kinds: np.ndarray, weights: np.ndarray, waves: np.ndarray) -> np.ndarray:
+    """What weights (rows, cols) of `kinds` make of waves (waves, rows): (waves, cols)."""
+    binary = kinds == "xnor"
+    agree = numerics.LANE_CHANNELS - COUNT[(waves[:, :, None] & 0xFF) ^ (weights & 0xFF)]
+    matches = 2 * agree * (binary & (weights & ON > 0))
+    return waves @ np.where(binary, 0, weights) + matches.sum(axis=1)
 
 
 def sums_of(config: AcceleratorConfig, passes: list[tuple[np.ndarray, np.ndarray]]) -> list[list[int]]:
@@ -98,8 +112,9 @@ def sums_of(config: AcceleratorConfig, passes: list[tuple[np.ndarray, np.ndarray
     return seen
 
 
-def check(config: AcceleratorConfig, passes: list[tuple[list[list[str]], np.ndarray, np.ndarray]]) -> None:
-    """The right sums when they are due, and zeros before and behind, where activations are zero.
+def check(config: AcceleratorConfig, passes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """The right sums when they are due; before them zeros, as no weights are loaded, and behind them what the
+    last weights make of activations that are zero.
 
     Each pass has the kinds of its weights, the weights, and its waves.
     """
@@ -113,23 +128,26 @@ def check(config: AcceleratorConfig, passes: list[tuple[list[list[str]], np.ndar
         for kinds, weights, _ in passes
     ]
     seen = sums_of(config, [(each, waves) for each, (_, _, waves) in zip(words, passes, strict=True)])
-    wanted = np.concatenate([waves @ weights for _, weights, waves in passes])
+    wanted = np.concatenate([summed(*each) for each in passes])
+    last_kinds, last_weights, _ = passes[-1]
+    (after,) = summed(last_kinds, last_weights, np.zeros((1, config.rows), int))
     for c in range(config.cols):
         due = 1 + mesh_latency(config) + c // config.tile_cols
         behind = len(seen) - due - len(wanted)
-        assert [sums[c] for sums in seen] == [0] * due + wanted[:, c].tolist() + [0] * behind, c
+        assert [sums[c] for sums in seen] == [0] * due + wanted[:, c].tolist() + [after[c]] * behind, c
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kinds", KINDS, ids=str)
 def test_sums_come_after_the_latency_and_not_before(shape, kinds):
-    config = TINY.replace(**shape, **kinds)
+    config = TINY.replace(**(shape | kinds))
     rng = np.random.default_rng(3)
     size = config.rows, config.cols
     limit = 1 << (config.weight_bits - 1)
     weights = {
         "mul": rng.integers(-limit, limit, size),
         "shift": rng.choice(COEFFICIENTS, size),
+        "xnor": rng.integers(0, 256, size) + ON * (rng.random(size) < 0.8),
     }
     # Whole passes with one kind of weights, and one in which every PE has its own.
     kinds_of = [np.full(size, kind) for kind in config.pe_kinds]
@@ -139,8 +157,8 @@ def test_sums_come_after_the_latency_and_not_before(shape, kinds):
         waves = rng.integers(ACTIVATION_MIN, ACTIVATION_MAX + 1, (40, config.rows))
         waves[3] = 0
         waves[4:6] = [[ACTIVATION_MIN], [ACTIVATION_MAX]]
-        values = np.where(chosen == "mul", weights["mul"], weights["shift"])
-        passes.append((chosen.tolist(), values, waves))
+        values = np.select([chosen == kind for kind in weights], list(weights.values()))
+        passes.append((chosen, values, waves))
     check(config, passes)
 
 
@@ -148,13 +166,19 @@ def test_sums_come_after_the_latency_and_not_before(shape, kinds):
 @pytest.mark.parametrize("kinds", KINDS, ids=str)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_fit(shape, kinds, sign):
-    """Every product as large as it can be, with either sign."""
+    """Every product as large as it can be, with either sign; of binary channels all, or none, agree."""
     config = TINY.replace(**shape, **kinds)
+    limit = 1 << (config.weight_bits - 1)
+    byte = ACTIVATION_MIN & 0xFF
+    largest = {
+        "mul": sign * (limit - (sign > 0)),
+        "shift": sign * COEFFICIENT_MAX,
+        "xnor": ON | (byte if sign > 0 else byte ^ 0xFF),
+    }
     for kind in config.pe_kinds:
-        largest = COEFFICIENT_MAX if kind == "shift" else (1 << (config.weight_bits - 1)) - (sign > 0)
-        weights = np.full((config.rows, config.cols), sign * largest)
+        weights = np.full((config.rows, config.cols), largest[kind])
         waves = np.full((1, config.rows), ACTIVATION_MIN)
-        check(config, [([[kind] * config.cols] * config.rows, weights, waves)])
+        check(config, [(np.full(weights.shape, kind), weights, waves)])
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
@@ -204,12 +228,14 @@ def test_decoding_in_hardware_is_that_in_python():
 def test_words_of_one_kind_are_its_weights():
     """What is loaded as plain bits fits."""
     assert pe_word(TINY).size == 8
-    for kinds, rebuild in itertools.product((["shift"], ["mul", "shift"], ["mul"]), (False, True)):
+    choices = (["shift"], ["mul", "shift"], ["mul"], ["xnor"], ["mul", "xnor"], ["mul", "shift", "xnor"])
+    for kinds, rebuild in itertools.product(choices, (False, True)):
         if rebuild and "mul" not in kinds:
             continue
-        other = TINY.replace(pe_kinds=kinds, rebuild=rebuild)
+        other = TINY.replace(cols=8, pe_kinds=kinds, rebuild=rebuild)
         assert [name for name, _ in pe_word(other)] == kinds
-        assert pe_word(other).size == ("mul" in kinds) * (16 if rebuild else 8) + ("shift" in kinds) * 5
+        sizes = {"mul": 16 if rebuild else 8, "shift": 5, "xnor": 9}
+        assert pe_word(other).size == sum(sizes[kind] for kind in kinds)
 
 
 @pytest.mark.parametrize(("rows", "levels"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (64, 6)])

@@ -1,13 +1,14 @@
 """Cocotb tests of the matrix unit: MATRIX instructions, accumulators against PyTorch."""
 
 from collections import deque
+from itertools import groupby
 
 import cocotb
 import numpy as np
 from case_files import load_cases
 from cocotb.triggers import ClockCycles, FallingEdge
 from cocotb_bench import bench_parameters
-from matrix_cases import plain_words
+from matrix_words import plain_words
 from stream_drivers import start_clock
 from unit_driver import UnitDriver, unpacked
 
@@ -17,7 +18,12 @@ from popshift.hw.isa import Kind, Opcode
 from popshift.hw.matrix.accumulators import Accumulators
 
 _FIELDS = tuple(isa.PLACEMENTS[Opcode.MATRIX])
-_EXTREMES = {Kind.DENSE: (-128, 127), Kind.SHIFT: (-64, 64)}
+_EXTREMES = {
+    Kind.DENSE: ((-128, 128 * 128), (127, -127 * 128)),
+    Kind.SHIFT: ((-64, 64 * 128), (64, -64 * 128)),
+    Kind.XNOR: ((0x80, 16), (0x7F, 0)),
+}
+"""Weights, and what one of them adds for an activation of -128."""
 _INPUTS = (
     *("release", "drain_address", "drain_chunk", "drain_half", "write_mask", "write_address", "write_data"),
     *("weight_write", "weight_write_address", "weight_write_data"),
@@ -56,60 +62,107 @@ class MatrixDriver(UnitDriver):
     async def load_everywhere(self, weight: int) -> Kind:
         """The same weight and offset 0 in every word; gives the kind of instruction that they are for."""
         shape = (self.config.weight_depth, self.config.cols)
-        offsets, weights = np.zeros(shape[0], np.int64), np.full(shape, weight, np.int8)
+        offsets, weights = np.zeros(shape[0], np.int64), np.full(shape, weight)
         await self.load_weights(0, plain_words(self.config, self.plain_kind, offsets, weights))
         return self.plain_kind
 
     @property
     def plain_kind(self) -> Kind:
-        """Weights of one number each."""
-        return Kind.DENSE if "mul" in self.config.pe_kinds else Kind.SHIFT
+        """Weights of one number, or one byte, each."""
+        return next(kind for kind in isa.kinds(self.config) if kind in _EXTREMES)
 
-    async def run(self, case) -> np.ndarray:
-        """Execute an instruction; gives the accumulators, (column tiles, pixels, cols)."""
-        config, pixels = self.config, case["x_count"] * case["y_count"]
-        item = isa.instruction(Opcode.MATRIX, **{name: case[name] for name in _FIELDS})
-        await self.command(item)
-        addresses = [(chunk, pixel) for chunk in range(config.chunks) for pixel in range(pixels)]
-        lanes, half_count = config.post_lanes, case["n_tiles"]
-        sums = np.zeros((half_count, pixels, config.cols), np.int64)
+    def _hand_over(self, cases):
+        """A step at a time: each instruction as soon as the unit is free, as the sequencer does it."""
+        for case in cases:
+            while self.get("idle") == 0:
+                yield
+            item = isa.instruction(Opcode.MATRIX, **{name: case[name] for name in _FIELDS})
+            self.set("command_write", 1)
+            for index, word in enumerate(isa.encode(item)):
+                self.set("command_index", index)
+                self.set("command_word", word)
+                yield
+            self.set("command_write", 0)
+            self.set("go", 1)
+            yield
+            self.set("go", 0)
+            yield
+
+    async def run(self, cases) -> list[np.ndarray]:
+        """Execute instructions without a pause; gives each one's sums, (column tiles, pixels, cols)."""
+        config = self.config
+        halves = [(case, n) for case in cases for n in range(case["n_tiles"])]
+        lanes, found = (
+            config.post_lanes,
+            [np.zeros((pixels(case), config.cols), np.int64) for case, _ in halves],
+        )
         ready, full, drained, delay = 0, 0, 0, 0
-        todo: deque[tuple[int, int]] = deque()
+        todo: deque[tuple[int, int, int]] = deque()
         arriving: deque[tuple[int, int, int] | None] = deque([None] * Accumulators.DRAIN_LATENCY)
-        watchdog = 200 + half_count * (sum(case["delays"]) + case["k_tiles"] * (pixels + 40) + len(addresses))
-        for _ in range(int(watchdog)):
+        hand_over = self._hand_over(cases)
+        for _ in range(sum(200 + longest(config, case) for case in cases)):
+            next(hand_over, None)
             arrived = arriving.popleft()
             if arrived is not None:
                 value = unpacked(self.get("drained"), config.accumulator_width, lanes)
-                n, chunk, pixel = arrived
-                sums[n, pixel, chunk * lanes : (chunk + 1) * lanes] = value
+                number, chunk, pixel = arrived
+                found[number][pixel, chunk * lanes : (chunk + 1) * lanes] = value
             self.set("release", 0)
             if ready > drained and not todo and delay >= 0:
-                if delay < case["delays"][drained]:
+                case, n = halves[drained]
+                if delay < case["delays"][n]:
                     delay += 1
                 else:
-                    todo, delay = deque(addresses), -1
+                    delay = -1
+                    todo.extend(
+                        (drained, c, pixel) for c in range(config.chunks) for pixel in range(pixels(case))
+                    )
             issued = None
             if todo:
-                chunk, pixel = todo.popleft()
+                issued = number, chunk, pixel = todo.popleft()
                 self.set("drain_chunk", chunk)
                 self.set("drain_address", pixel)
                 self.set("drain_half", self.half)
-                issued = (drained, chunk, pixel)
                 if not todo:  # the post unit gives a half free with the last address
                     self.set("release", 1)
                     drained, delay, self.half = drained + 1, 0, self.half ^ 1
             arriving.append(issued)
             await self.step()
-            ready, full = (
-                full,
-                full + self.get("full"),
-            )  # the post unit counts a half a cycle behind the strobe
-            if drained == half_count and not any(arriving):
+            # The post unit counts a half a cycle behind the strobe.
+            ready, full = full, full + self.get("full")
+            if drained == len(halves) and not any(arriving):
                 break
-        assert drained == half_count, f"{full} halves were filled, {half_count} are due"
-        assert full == half_count and self.get("idle") == 1 and self.get("busy_halves") == 0
-        return sums
+        assert drained == len(halves), f"{full} halves were filled, {len(halves)} are due"
+        assert full == len(halves) and self.get("idle") == 1 and self.get("busy_halves") == 0
+        ends = np.cumsum([case["n_tiles"] for case in cases])[:-1]
+        return [np.stack(found[start:stop]) for start, stop in zip([0, *ends], [*ends, None], strict=True)]
+
+
+def pixels(case) -> int:
+    """Of an instruction's rectangle."""
+    return case["x_count"] * case["y_count"]
+
+
+def longest(config: AcceleratorConfig, case) -> int:
+    """Cycles that an instruction may take at most."""
+    a_half = case["k_tiles"] * (pixels(case) + 40) + config.chunks * pixels(case)
+    return case["n_tiles"] * a_half + int(sum(case["delays"])) * case["n_tiles"]
+
+
+def told(case) -> dict:
+    """What a message says of a case."""
+    return {name: value for name, value in case.items() if np.ndim(value) == 0}
+
+
+async def check(driver: MatrixDriver, cases) -> None:
+    """Run `cases` without a pause; their weights are loaded before."""
+    for case in cases:
+        await driver.load_weights(case["weight_base"], case["words"])
+    for case, found in zip(cases, await driver.run(cases), strict=True):
+        wrong = np.argwhere(found != case["sums"])
+        where = f"{len(wrong)} sums differ, first (tile, pixel, column) {wrong[0]}" if len(wrong) else ""
+        assert not len(wrong), f"{where}; {told(case)}"
+    assert driver.get("errors") == 0, [told(case) for case in cases]
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -122,12 +175,19 @@ async def accumulators_equal_pytorch(dut):
         if case["image"] != loaded:
             loaded = case["image"]
             await driver.load_image(images[loaded])
-        await driver.load_weights(case["weight_base"], case["words"])
-        found = await driver.run(case)
-        wrong = np.argwhere(found != case["sums"])
-        told = {name: value for name, value in case.items() if np.ndim(value) == 0}
-        assert not len(wrong), f"{len(wrong)} sums differ, first (tile, pixel, column) {wrong[0]}; {told}"
-        assert driver.get("errors") == 0, told
+        await check(driver, [case])
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def kinds_change_from_one_instruction_to_the_next(dut):
+    await start_clock(dut)
+    driver = MatrixDriver(dut)
+    (images,) = load_cases(bench_parameters()["images"])
+    cases = load_cases(bench_parameters()["sequences"])
+    for _, members in groupby(cases, key=lambda case: case["sequence"]):
+        members = list(members)
+        await driver.load_image(images[members[0]["image"]])
+        await check(driver, members)
 
 
 @cocotb.test(timeout_time=50, timeout_unit="ms")
@@ -137,8 +197,7 @@ async def accumulators_take_many_passes(dut):
     driver = MatrixDriver(dut)
     config, most = driver.config, bench_parameters()["passes"]
     await driver.load_image(np.full((config.rows, 4), -128, np.int8))
-    least, largest = _EXTREMES[driver.plain_kind]
-    for weight, passes in ((least, most), (largest, most // 8)):
+    for (weight, adds), passes in zip(_EXTREMES[driver.plain_kind], (most, most // 8), strict=True):
         kind = await driver.load_everywhere(weight)
         item = isa.instruction(
             Opcode.MATRIX,
@@ -149,7 +208,7 @@ async def accumulators_take_many_passes(dut):
         while driver.get("idle") == 0:
             await ClockCycles(dut.clk, 500)
             await FallingEdge(dut.clk)
-        sums = passes * config.rows * -128 * weight
+        sums = passes * config.rows * adds
         limit = 1 << (config.accumulator_width - 1)
         assert -limit <= sums < limit
         driver.set("drain_half", driver.half)

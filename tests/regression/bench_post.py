@@ -13,7 +13,7 @@ from unit_driver import UnitDriver, packed
 from popshift.hw import isa
 from popshift.hw.channel.unit import VALUES_LATENCY
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import Opcode, Source
+from popshift.hw.isa import EDGE_CLASSES, Edge, Opcode, Source
 from popshift.hw.matrix.accumulators import Accumulators
 
 _INPUTS = (
@@ -42,13 +42,13 @@ class PostDriver(UnitDriver):
         self.set("parameter_write", 0)
 
     async def run(self, case) -> list[list[int]]:
-        """Execute an instruction; gives its writes: mask, address and the byte of each lane."""
+        """Execute an instruction; gives its writes: mask, lanes, address, and the byte of each lane."""
         names = isa.PLACEMENTS[Opcode.POST]
         item = isa.instruction(Opcode.POST, **{name: case[name] for name in names})
         await self.command(item)
         source = Source(case["source"])
         play = {Source.CHANNEL: self._windows, Source.FILL: self._nothing}.get(source, self._halves)
-        peer = play(case)
+        peer = play(case, item)
         writes, lanes = [], self.config.post_lanes
         watchdog = 200 + 4 * (8 + case["pauses"]) * case["values"].shape[0] * case["values"].shape[1]
         for _ in range(watchdog):
@@ -56,8 +56,10 @@ class PostDriver(UnitDriver):
             await self.step()
             mask = self.get("write_mask")
             if mask:
+                chosen = self.get("write_lanes")
                 data = np.frombuffer(self.get("write_data").to_bytes(lanes, "little"), np.int8)
-                writes.append([mask, self.get("write_address"), *data.tolist()])
+                data = [byte if chosen >> lane & 1 else 0 for lane, byte in enumerate(data.tolist())]
+                writes.append([mask, chosen, self.get("write_address"), *data])
             if self.get("idle") == 1:
                 break
         else:
@@ -69,16 +71,14 @@ class PostDriver(UnitDriver):
             assert self.get("write_mask") == 0, "it wrote after it was idle"
         return writes
 
-    def _nothing(self, case):
+    def _nothing(self, case, item):
         while True:
             yield
 
-    def _halves(self, case):
+    def _halves(self, case, item):
         """Hand over halves, at most two ahead; answer every address `DRAIN_LATENCY` cycles later."""
-        chunks = per_half = self.config.chunks
-        if case["source"] == Source.BASIS:
-            per_half = isa.basis_groups(self.config)
-        due = -(-case["chunks"] // per_half)
+        chunks = self.config.chunks
+        due = -(-case["chunks"] // isa.groups_per_half(item, self.config))
         pause = random.Random(case["seed"])
         handed, released, wait = 0, 0, 0
         answers: deque[int] = deque([0] * Accumulators.DRAIN_LATENCY)
@@ -102,7 +102,7 @@ class PostDriver(UnitDriver):
                 wait -= 1
             yield
 
-    def _windows(self, case):
+    def _windows(self, case, item):
         """Windows at least `period` cycles apart, while they are wanted; values behind the group."""
         pause, period = random.Random(case["seed"]), case["period"]
         groups = (
@@ -136,56 +136,70 @@ async def writes_are_what_the_definitions_say(dut):
         told = {name: value for name, value in case.items() if np.ndim(value) == 0}
         found, wanted = await driver.run(case), case["writes"].tolist()
         for index, (got, want) in enumerate(zip(found, wanted, strict=False)):
-            assert got == want, f"write {index} (mask, address, lanes): {got} instead of {want}; {told}"
+            assert got == want, (
+                f"write {index} (mask, lanes, address, bytes): {got} instead of {want}; {told}"
+            )
         assert len(found) == len(wanted), told
         assert driver.get("errors") == 0, told
+
+
+def whole(config: AcceleratorConfig) -> dict:
+    """A FILL of the last two words, with all that `PostDriver.run` takes."""
+    values = np.zeros((1, config.accumulator_depth + 1, config.post_lanes))
+    zeros = ("uniform", "parameter_base", "y_step", "plane_step", "single", "packed", "edges", "class_words")
+    return {
+        **dict.fromkeys((*zeros, "first_bank", "pauses"), 0),
+        **dict.fromkeys(("period", "chunks", "mask", "y_count", "x_step", "stride", "seed"), 1),
+        **{"source": Source.FILL, "zero_point": 5, "low": -128, "high": 127, "x_count": 2},
+        **{"base": config.activation_depth - 2, "values": values},
+    }
+
+
+def outside(config: AcceleratorConfig) -> list[tuple[dict, int, int]]:
+    """Changes of `whole`, the errors that they lead to, and how many words are written all the same."""
+    last, parameters, pixels = config.activation_depth - 1, config.parameter_depth, config.accumulator_depth
+    matrix = {"source": Source.MATRIX, "base": 0, "x_step": 0}
+    found = [
+        ({}, 0, 2),
+        ({"base": last}, 2, 1),
+        ({"chunks": 2, "plane_step": 1}, 2, 3),
+        (matrix | {"parameter_base": parameters - 1}, 0, 2),
+        (matrix | {"parameter_base": parameters}, 1, 2),
+        (matrix | {"x_count": pixels}, 0, pixels),
+        (matrix | {"x_count": pixels + 1}, 4, pixels + 1),
+    ]
+    if config.has_basis:
+        basis = matrix | {"source": Source.BASIS, "x_count": 1}
+        found += [
+            (basis | {"parameter_base": parameters - 3}, 0, 1),
+            (basis | {"parameter_base": parameters - 2}, 1, 1),
+            (basis | {"x_count": pixels - 2}, 0, pixels - 2),
+            (basis | {"x_count": pixels - 1}, 4, pixels - 1),
+            (basis | {"x_count": pixels, "single": 1}, 0, pixels),
+            (basis | {"x_count": pixels // 2 + 1, "single": 1, "stride": 2}, 4, pixels // 2 + 1),
+        ]
+    if config.has_packing:
+        packed = matrix | {"packed": 1}
+        top = matrix | {"y_count": 2, "edges": 1 << Edge.TOP, "class_words": 5}
+        of_top = parameters - 1 - 5 * EDGE_CLASSES[Edge.TOP]
+        found += [
+            (packed | {"parameter_base": parameters - config.groups_of_byte}, 0, 2),
+            (packed | {"parameter_base": parameters - config.groups_of_byte + 1}, 1, 2),
+            (packed | {"base": last, "x_step": 1}, 2, 1),
+            (packed | {"x_count": pixels}, 0, pixels),
+            (packed | {"x_count": pixels + 1}, 4, pixels + 1),
+            (top | {"parameter_base": of_top}, 0, 4),
+            (top | {"parameter_base": of_top + 1}, 1, 4),
+        ]
+    return found
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def bad_addresses_are_told_and_not_written(dut):
     await start_clock(dut)
     driver = PostDriver(dut)
-    config = driver.config
-    last = config.activation_depth - 1
-    good = {
-        "source": Source.FILL,
-        "period": 1,
-        "uniform": 0,
-        "zero_point": 5,
-        "low": -128,
-        "high": 127,
-        "chunks": 1,
-    }
-    good |= {"parameter_base": 0, "base": last - 1, "x_count": 2, "y_count": 1, "x_step": 1, "y_step": 0}
-    good |= {
-        "plane_step": 0,
-        "mask": 1,
-        "values": np.zeros((1, config.accumulator_depth + 1, config.post_lanes)),
-        "pauses": 0,
-    }
-    good |= {"seed": 1, "stride": 1, "single": 0}
-    matrix = {"source": Source.MATRIX, "base": 0, "x_step": 0}
-    changes = [
-        ({}, 0, 2),
-        ({"base": last}, 2, 1),
-        ({"chunks": 2, "plane_step": 1}, 2, 3),
-        (matrix | {"parameter_base": config.parameter_depth - 1}, 0, 2),
-        (matrix | {"parameter_base": config.parameter_depth}, 1, 2),
-        (matrix | {"x_count": config.accumulator_depth}, 0, config.accumulator_depth),
-        (matrix | {"x_count": config.accumulator_depth + 1}, 4, config.accumulator_depth + 1),
-    ]
-    if config.has_basis:
-        inputs = config.accumulator_depth
-        basis = matrix | {"source": Source.BASIS, "x_count": 1}
-        changes += [
-            (basis | {"parameter_base": config.parameter_depth - 3}, 0, 1),
-            (basis | {"parameter_base": config.parameter_depth - 2}, 1, 1),
-            (basis | {"x_count": inputs - 2}, 0, inputs - 2),
-            (basis | {"x_count": inputs - 1}, 4, inputs - 1),
-            (basis | {"x_count": inputs, "single": 1}, 0, inputs),
-            (basis | {"x_count": inputs // 2 + 1, "single": 1, "stride": 2}, 4, inputs // 2 + 1),
-        ]
-    for change, errors, count in changes:
+    good = whole(driver.config)
+    for change, errors, count in outside(driver.config):
         writes = await driver.run(good | change)
         assert (driver.get("errors"), len(writes)) == (errors, count), change
         driver.set("clear_errors", 1)
@@ -193,15 +207,35 @@ async def bad_addresses_are_told_and_not_written(dut):
         driver.set("clear_errors", 0)
 
 
+def illegal(config: AcceleratorConfig) -> list[dict[str, int]]:
+    """Sources that are not built; too long a period; signs of windows that fill no bytes; signs of BASIS."""
+    long = config.bank_groups + 1
+    found = [{"source": source} for source in Source if source not in isa.sources(config)]
+    found += [{"source": source, "period": long, "packed": 0} for source in isa.sources(config)]
+    found.append({"source": Source.FILL, "period": long, "packed": 1})
+    if config.has_packing:
+        groups = config.groups_of_byte
+        found.append({"source": Source.MATRIX, "period": config.rows + 1, "packed": 1})
+        found += [
+            {"source": Source.CHANNEL, "period": period, "packed": 1}
+            for period in range(1, 2 * config.bank_groups + 1)
+            if period % groups or period >= long
+        ]
+        if config.has_basis:
+            found.append({"source": Source.BASIS, "period": 1, "packed": 1})
+    return found
+
+
 @cocotb.test(timeout_time=5, timeout_unit="ms")
-async def sources_that_are_not_built_are_illegal(dut):
+async def impossible_fields_are_illegal(dut):
     await start_clock(dut)
     driver = PostDriver(dut)
     fields = dict.fromkeys(isa.PLACEMENTS[Opcode.POST], 1)
-    legal = isa.sources(driver.config)
-    for source in [source for source in Source if source not in legal]:
-        await driver.command(isa.instruction(Opcode.POST, **(fields | {"source": source})))
-        assert driver.get("illegal") == 1, source
+    for wrong in illegal(driver.config):
+        item = isa.instruction(Opcode.POST, **(fields | wrong))
+        assert isa.illegal_fields(item, driver.config), wrong
+        await driver.command(item)
+        assert driver.get("illegal") == 1, wrong
         for _ in range(30):
             await driver.step()
             assert driver.get("idle") == 1 and driver.get("write_mask") == 0 and driver.get("illegal") == 0

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from case_files import draw
 from hypothesis import strategies as st
+from matrix_words import plain_words
 
 from popshift.firmware_py import weight_words
 from popshift.hw import isa
@@ -32,6 +33,16 @@ PLAIN = {
     (Kind.SHIFT, "lowest"): np.array([-64]),
 }
 """Weights of one number each, by kind and image."""
+BINARY = {
+    "random": np.arange(256),
+    "corners": np.array([0x80, 0x7F]),
+    "lowest": np.array([0x80]),
+}
+"""Weights of 8 binary channels, by image: any; all agree or none; all agree."""
+COUNT = np.array([byte.bit_count() for byte in range(256)])
+"""Ones in a byte."""
+SEQUENCES, SEQUENCE_LENGTH = 6, 8
+"""Of instructions without a pause between them."""
 
 
 def images(config: AcceleratorConfig, seed: int) -> dict[str, np.ndarray]:
@@ -43,14 +54,6 @@ def images(config: AcceleratorConfig, seed: int) -> dict[str, np.ndarray]:
         "corners": rng.choice([-128, 127], shape).astype(np.int8),
         "lowest": np.full(shape, -128, np.int8),
     }
-
-
-def plain_words(
-    config: AcceleratorConfig, kind: Kind, offsets: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Words (…) for weights (…, cols) of one number each."""
-    pack = {Kind.DENSE: weight_words.dense_words, Kind.SHIFT: weight_words.shift_words}[kind]
-    return pack(config, offsets.astype(np.int64), weights.astype(np.int8))
 
 
 @st.composite
@@ -76,6 +79,7 @@ def _shapes(draw, config: AcceleratorConfig, kind: Kind) -> dict[str, Any]:
         "longest_delay": draw(st.sampled_from([0, 3, 60])),
         "seed": draw(st.integers(0, 1 << 30)),
         **(rebuilt if kind is Kind.REBUILD else {}),
+        **({"on": draw(st.sampled_from([0.7, 1, 0]))} if kind is Kind.XNOR else {}),
     }
 
 
@@ -91,6 +95,8 @@ def _corner_shapes(config: AcceleratorConfig, kind: Kind) -> list[dict[str, Any]
     ]
     few = [{"x_count": x, "k_tiles": 5, "n_tiles": 1, "longest_delay": 0} for x in range(2, 6)]
     whole = {"x_count": config.accumulator_depth, "k_tiles": 2, "n_tiles": 3, "longest_delay": 0}
+    if kind is Kind.XNOR:
+        common["on"] = 0.7
     return [common | case for case in (*single, *overhead, *few, whole)]
 
 
@@ -158,6 +164,28 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict
     if kind is Kind.SHIFT:
         _negative_zeros(words, weights.reshape(offsets.size, -1), rng)
     return _finished(case, config, rng, words, sums.numpy())
+
+
+def _binary(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict[str, Any]:
+    """The same for bytes of binary weights: twice the channels that agree, in the rows that are on."""
+    rng = np.random.default_rng(case["seed"])
+    case, pixels = _placed(case, rng)
+    tiles = (case["n_tiles"], case["k_tiles"], config.rows)
+    offsets = rng.integers(0, LARGEST_OFFSET, tiles)
+    lanes = rng.choice(BINARY[case["image"]], (*tiles, config.cols)).astype(np.uint8)
+    on = rng.random(tiles) < case["on"]
+    memory, rows = memories[case["image"]].view(np.uint8), np.arange(config.rows)
+    sums = np.zeros((case["n_tiles"], len(pixels), config.cols), np.int64)
+    for n in range(case["n_tiles"]):
+        for k in range(case["k_tiles"]):
+            found = memory[rows, pixels[:, None] + offsets[n, k]]
+            agree = 8 - COUNT[found[:, :, None] ^ lanes[n, k]]
+            sums[n] += 2 * agree[:, on[n, k]].sum(axis=1)
+    words = weight_words.binary_words(config, offsets, on, lanes)
+    words[~on, 0] = offsets[
+        ~on
+    ]  # rows that are off keep their weights, and an offset that leads nowhere wrong
+    return _finished(case, config, rng, words.reshape(offsets.size, -1), sums)
 
 
 def _negative_zeros(words: np.ndarray, coefficients: np.ndarray, rng) -> None:
@@ -240,17 +268,24 @@ def _convolution(config: AcceleratorConfig, kind: Kind, memories, stride: int) -
     """A 3 x 3 convolution of 7 x 9 pixels: one tap a pass."""
     rng = np.random.default_rng(stride)
     height, width, n_tiles = 7, 9, 2
-    shape = (n_tiles * config.cols, config.rows, 3, 3)
-    weight = torch.from_numpy(rng.choice(PLAIN[kind, "random"], shape))
-    image = torch.from_numpy(memories["random"][:, : height * width].astype(np.float64))
+    image = memories["random"][:, : height * width]
+    filters = n_tiles * config.cols
+    if (
+        kind is Kind.XNOR
+    ):  # 1 and -1, 8 channels in a byte of every bank; PyTorch's sums differ by their number
+        lanes = rng.integers(0, 256, (filters, config.rows, 9)).astype(np.uint8)
+        weight, image, more = _signs(lanes, 1), _signs(image.view(np.uint8), 0), 8 * config.rows * 9
+    else:
+        weight, more = rng.choice(PLAIN[kind, "random"], (filters, config.rows, 9)), 0
     result = torch.nn.functional.conv2d(
-        image.reshape(1, config.rows, height, width), weight.to(torch.float64), stride=stride
+        torch.from_numpy(image.astype(np.float64)).reshape(1, -1, height, width),
+        torch.from_numpy(weight.astype(np.float64)).reshape(filters, -1, 3, 3),
+        stride=stride,
     )
-    _, channels, out_height, out_width = result.shape
-    sums = result.to(torch.int64).reshape(n_tiles, channels // n_tiles, -1).transpose(1, 2)
+    _, _, out_height, out_width = result.shape
+    sums = result.to(torch.int64).reshape(n_tiles, config.cols, -1).transpose(1, 2) + more
     taps = [(ky, kx) for ky in range(3) for kx in range(3)]
     offsets = np.array([ky * width + kx for ky, kx in taps])
-    tiles = weight.numpy().reshape(n_tiles, config.cols, config.rows, 9).transpose(0, 3, 2, 1)
     case = {
         "kind": int(kind),
         "base": 0,
@@ -265,8 +300,20 @@ def _convolution(config: AcceleratorConfig, kind: Kind, memories, stride: int) -
         "seed": stride,
     }
     everywhere = np.broadcast_to(offsets[None, :, None], (n_tiles, 9, config.rows))
-    words = plain_words(config, kind, everywhere, tiles)
+    if kind is Kind.XNOR:
+        weight = lanes
+    words = plain_words(config, kind, everywhere, _tiles(weight, n_tiles))
     return _finished(case, config, rng, words.reshape(everywhere.size, -1), sums.numpy())
+
+
+def _signs(lanes: np.ndarray, axis: int) -> np.ndarray:
+    """1 and -1 for every bit, the channels of a byte one after the other along `axis`."""
+    return np.unpackbits(lanes, axis=axis, bitorder="little").astype(np.int64) * 2 - 1
+
+
+def _tiles(weight: np.ndarray, n_tiles: int) -> np.ndarray:
+    """Of filters (filters, rows, taps) the tiles (n_tiles, taps, rows, cols)."""
+    return weight.reshape(n_tiles, -1, *weight.shape[1:]).transpose(0, 3, 2, 1)
 
 
 def matrix_cases(config: AcceleratorConfig, seed: int, count: int = 12) -> list[dict[str, Any]]:
@@ -278,7 +325,27 @@ def matrix_cases(config: AcceleratorConfig, seed: int, count: int = 12) -> list[
         if kind is Kind.REBUILD:
             cases += [_rebuilt(shape, config, memories) for shape in (*_rebuilt_corners(config), *drawn)]
         else:
+            complete = _binary if kind is Kind.XNOR else _complete
             shapes = [*_corner_shapes(config, kind), *drawn]
-            cases += [_complete(shape, config, memories) for shape in shapes]
+            cases += [complete(shape, config, memories) for shape in shapes]
             cases += [_convolution(config, kind, memories, stride) for stride in (1, 2)]
     return sorted(cases, key=lambda case: IMAGES.index(case["image"]))
+
+
+def sequences(config: AcceleratorConfig, cases: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Some of `cases`, of all kinds in any order, whose weights are in memory at the same time; `sequence`:
+    which of them follow each other.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for sequence in range(SEQUENCES):
+        image = IMAGES[sequence % len(IMAGES)]
+        near = [case for case in cases if case["image"] == image]
+        place = 0
+        for index in rng.permutation(len(near))[:SEQUENCE_LENGTH]:
+            words = len(near[index]["words"])
+            if place + words <= config.weight_depth:
+                found.append(near[index] | {"sequence": sequence, "weight_base": place})
+                place += words
+    used = {case["kind"] for case in found}
+    assert used == set(isa.kinds(config)), "a kind is missing"
+    return found

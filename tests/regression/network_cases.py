@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from binary_networks import binary_graphs, binary_images
 from case_files import draw, save_cases
 from hypothesis import strategies as st
 from tests.networks import small_network
@@ -14,7 +15,7 @@ from torch import nn
 from popshift.firmware_py.program import Program
 from popshift.gen import golden
 from popshift.gen.compilation import compile_module
-from popshift.gen.graph import Convolution, Graph
+from popshift.gen.graph import Convolution, Graph, Tensor
 from popshift.gen.mapping import map_graph
 from popshift.hw.config import AcceleratorConfig
 
@@ -58,29 +59,40 @@ def _at_the_ends(config: AcceleratorConfig, zero_points: tuple[int, int]) -> Gra
     return graph
 
 
-def _images(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+def _images(tensor: Tensor, seed: int) -> np.ndarray:
     """Random bytes, and bytes from both ends."""
+    if tensor.bits:
+        return binary_images(tensor, IMAGES, seed)
+    shape = tensor.shape
     rng = np.random.default_rng(seed)
     return np.stack(
         [rng.integers(-128, 128, shape), *(rng.choice([-128, 127], shape) for _ in range(IMAGES - 1))]
     ).astype(np.int8)
 
 
-def network_cases(config: AcceleratorConfig, folder: Path, seed: int, count: int = 3) -> str:
-    """Programs and cases in `folder`; gives the file of the cases."""
-    compiled: list[tuple[str, Program, Graph]] = []
+def _int8_networks(config: AcceleratorConfig, seed: int, count: int) -> list[tuple[str, Program, Graph]]:
+    """`count` networks from PyTorch, and two with everything at an end of its range."""
+    found: list[tuple[str, Program, Graph]] = []
     for index, (module, shape) in enumerate(draw(_networks(), count, seed)):
         name = f"drawn {index}: {module}"
         network = compile_module(module, torch.randn(8, *shape), config, name=f"network{index}")
-        compiled.append((name, network.program, network.graph))
+        found.append((name, network.program, network.graph))
     for zero_points in ((-128, 127), (127, -128)):
         graph = _at_the_ends(config, zero_points)
-        compiled.append((f"ends {zero_points}", map_graph(graph, config), graph))
+        found.append((f"ends {zero_points}", map_graph(graph, config), graph))
+    return found
+
+
+def network_cases(config: AcceleratorConfig, folder: Path, seed: int, count: int = 3) -> str:
+    """Programs and cases in `folder`; gives the file of the cases."""
+    compiled = [(name, map_graph(graph, config), graph) for name, graph in binary_graphs(config, seed)]
+    if config.pe_kinds != ("xnor",):
+        compiled += _int8_networks(config, seed, count)
     cases: list[dict[str, Any]] = []
     for index, (name, program, graph) in enumerate(compiled):
         path = folder / f"{index}.pop"
         program.save(path)
-        inputs = _images(graph.tensors[graph.inputs[0]].shape, seed + index)
+        inputs = _images(graph.tensors[graph.inputs[0]], seed + index)
         tensors = {f"tensor {key}": value for key, value in golden.run(graph, inputs).items()}
         cases.append({"name": name, "program": str(path), "inputs": inputs, **tensors})
     return save_cases(folder / "networks.npz", cases)

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import Lane, Source
+from popshift.hw.isa import EDGE_CLASSES, Edge, Lane, Source
 from popshift.hw.numerics import Requantise
 
 SUM_LIMIT = 1 << 19  # the channel unit's values have 20 bits
 FACTORED_LIMIT = 1 << 23  # what is combined with a basis has 24
 COMBINED_LIMIT = 1 << 31
+BYTE = 8
+"""Signs that are packed to one."""
+MOST_CLASS_WORDS = 6
 
 
 def multiply_by_quantised_multiplier(x: int, mantissa: int, exponent: int) -> int:
@@ -71,19 +74,33 @@ class _Factor:
         return round_half_away(Fraction(x * self.multiplier, 1 << self.shift))
 
 
+def packs(case: dict[str, Any], config: AcceleratorConfig) -> bool:
+    """Whether signs are written: other configurations and FILL do not heed the bit."""
+    heeded = "xnor" in config.pe_kinds and case["source"] in (Source.MATRIX, Source.CHANNEL)
+    return bool(case["packed"]) and heeded
+
+
 @st.composite
 def _shapes(draw, config: AcceleratorConfig, source: Source) -> dict[str, Any]:
     low = draw(st.integers(-128, 127))
-    most = 2 * config.chunks + 1 if source is Source.MATRIX else 4
-    return {
-        "source": int(source),
+    packable = source is not Source.BASIS or not config.has_packing  # the only combination that is illegal
+    groups = BYTE // config.post_lanes if config.has_packing else 1  # that fill a byte
+    packable &= source is not Source.CHANNEL or groups <= config.bank_groups
+    found = {"source": int(source), "packed": draw(st.integers(0, 1)) if packable else 0}
+    unit, longest, most = 1, config.bank_groups, 2 * config.chunks + 1
+    if packs(found, config):
+        if source is Source.MATRIX:
+            longest, most = config.rows, 2 * config.chunks // groups + 1
+        else:
+            unit = groups
+    return found | {
         "x_count": draw(st.integers(1, 5)),
         "y_count": draw(st.integers(1, 4)),
         "x_step": draw(st.integers(-3, 5)),
         "y_step": draw(st.integers(-9, 9)),
         "plane_step": draw(st.integers(-20, 40)),
-        "chunks": draw(st.integers(1, most)),
-        "period": draw(st.integers(1, config.bank_groups)),
+        "chunks": draw(st.integers(1, most if source is Source.MATRIX else 4)),
+        "period": unit * draw(st.integers(1, longest // unit)),
         "mask": draw(st.integers(1, (1 << config.bank_groups) - 1)),
         "uniform": draw(st.integers(0, 1)),
         "zero_point": draw(st.sampled_from([-128, 127, 0]) | st.integers(-128, 127)),
@@ -95,6 +112,9 @@ def _shapes(draw, config: AcceleratorConfig, source: Source) -> dict[str, Any]:
         "stride": draw(st.integers(1, 3)),
         "single": draw(st.integers(0, 1)),
         "entries": draw(st.sampled_from(ENTRIES)),
+        "edges": draw(st.integers(0, (1 << len(Edge)) - 1)),
+        "class_words": draw(st.integers(0, MOST_CLASS_WORDS)),
+        "first_bank": draw(st.integers(0, 7)),
     }
 
 
@@ -108,43 +128,68 @@ def _path(case: dict[str, Any], planes: int) -> np.ndarray:
     return np.arange(planes)[:, None] * case["plane_step"] + np.array(pixels)
 
 
-def _value(rng: np.random.Generator, case, limit: int, factor: _Factor, bias: int) -> int:
-    """An accumulator, ``-limit .. limit - 1``."""
+def _value(rng: np.random.Generator, case, limit: int, factor: _Factor, bias: int, *, sign: bool) -> int:
+    """An accumulator, ``-limit .. limit - 1``; `sign`: one whose result is often about 0."""
     if case["corners"]:
         return int(rng.choice([limit - 1, -limit, 0, 1, -1]))
     value = int(rng.integers(-limit, limit)) >> int(rng.integers(0, limit.bit_length()))
     if factor.multiplier and rng.random() < 0.7:  # aim at a result of 8 bits and a short fraction
         one = Fraction(1 << factor.shift, factor.multiplier)
         one *= 1 << 31 if factor.mode is Requantise.EXACT else 1
-        value = round(one * Fraction(int(rng.integers(-4096, 4097)), 32))
+        aim = Fraction(int(rng.integers(-4096, 4097)), 32)
+        if sign:
+            aim = Fraction(int(rng.integers(-96, 97)), 32) - case["zero_point"]
+        value = round(one * aim)
     return max(-limit, min(limit - 1, value - bias))
 
 
 def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]:
-    """Addresses, parameters, values, and the writes in order: (mask, address, lanes)."""
+    """Addresses, parameters, values, and the writes in order: (mask, lanes, address, byte of each lane)."""
     rng, source = np.random.default_rng(case["seed"]), Source(case["source"])
     per_plane = case["period"]
-    groups = case["chunks"] * per_plane if source is Source.CHANNEL else case["chunks"]
-    planes = -(-groups // per_plane) if source is not Source.FILL else groups
+    items = case["chunks"] * per_plane if source is Source.CHANNEL else case["chunks"]
+    planes = -(-items // per_plane) if source is not Source.FILL else items
     path = _path(case, planes)
     span = int(path.max() - path.min())
     base = int(rng.integers(0, config.activation_depth - span)) - int(path.min())
     fill = _combined if source is Source.BASIS else _requantised
+    groups = items
+    if packs(case, config) and source is Source.MATRIX:
+        groups *= BYTE // config.post_lanes
     parameters, values, results = fill(rng, case, config, groups, path.shape[1])
-    writes = _writes(case, config, source, groups, base + path, results)
+    writes = (_bytes if packs(case, config) else _writes)(case, config, source, items, base + path, results)
     return case | {
         "base": base,
         "parameter_base": int(rng.integers(0, config.parameter_depth - len(parameters) + 1)),
         "parameters": np.frombuffer(b"".join(parameters), np.uint8).reshape(len(parameters), -1),
         "values": values,
-        "writes": np.array(writes, np.int64).reshape(-1, 2 + config.post_lanes),
+        "writes": np.array(writes, np.int64).reshape(-1, 3 + config.post_lanes),
     }
+
+
+def _words_behind(case: dict[str, Any], config: AcceleratorConfig) -> list[int]:
+    """Of each pixel: how many words its parameters lie behind those of pixels at no edge."""
+    sides = {
+        Edge.LEFT: lambda x, y: x == 0,
+        Edge.RIGHT: lambda x, y: x == case["x_count"] - 1,
+        Edge.TOP: lambda x, y: y == 0,
+        Edge.BOTTOM: lambda x, y: y == case["y_count"] - 1,
+    }
+    if not config.has_packing or case["source"] != Source.MATRIX:
+        sides = {}
+    sides = {edge: on for edge, on in sides.items() if case["edges"] >> edge & 1}
+    return [
+        case["class_words"] * sum(EDGE_CLASSES[edge] for edge, on in sides.items() if on(x, y))
+        for y in range(case["y_count"])
+        for x in range(case["x_count"])
+    ]
 
 
 def _requantised(rng: np.random.Generator, case: dict[str, Any], config: AcceleratorConfig, groups, pixels):
     """Parameter words, values and results (groups, pixels, lanes) of every source but BASIS."""
     source, lanes = Source(case["source"]), config.post_lanes
-    words = 1 if case["uniform"] else groups
+    behind = _words_behind(case, config)
+    words = (1 if case["uniform"] else groups) + max(behind)
     limit = 1 << (config.accumulator_width - 1)
     factors = [[_Factor(rng, config, limit) for _ in range(lanes)] for _ in range(words)]
     narrow = 14 if source is Source.CHANNEL else 0  # a bias that the values can outweigh
@@ -156,10 +201,10 @@ def _requantised(rng: np.random.Generator, case: dict[str, Any], config: Acceler
     for group, pixel, lane in np.ndindex(*values.shape):
         if source is Source.FILL:
             continue
-        word = 0 if case["uniform"] else group
+        word = (0 if case["uniform"] else group) + behind[pixel]
         factor, bias = factors[word][lane], int(biases[word, lane])
         limit = SUM_LIMIT if source is Source.CHANNEL else most
-        value = _value(rng, case, limit, factor, bias)
+        value = _value(rng, case, limit, factor, bias, sign=packs(case, config))
         if not factor.bears(value + bias):
             value = 0 if factor.bears(bias) else max(-limit, min(limit - 1, -bias))
         assert factor.bears(value + bias)
@@ -263,12 +308,13 @@ def _writes(case, config: AcceleratorConfig, source: Source, groups: int, path, 
     """One entry for each write to at least one bank, in the order of the instruction set's definition."""
     found = []
     everything = (1 << config.bank_groups) - 1
+    all_lanes = (1 << config.post_lanes) - 1
 
     def write(group: int, plane: int, pixel: int) -> None:
         shift = 0 if source is Source.FILL else group % case["period"]
         mask = case["mask"] << shift & everything
         if mask:
-            found.append([mask, int(path[plane, pixel]), *results[group, pixel].tolist()])
+            found.append([mask, all_lanes, int(path[plane, pixel]), *results[group, pixel].tolist()])
 
     pixels = path.shape[1]
     if source is Source.CHANNEL:
@@ -284,11 +330,68 @@ def _writes(case, config: AcceleratorConfig, source: Source, groups: int, path, 
     return found
 
 
+def _bytes(case, config: AcceleratorConfig, source: Source, items: int, path, results) -> list[list[int]]:
+    """The same if signs are packed: a byte for one lane, 0 for the others."""
+    found, lanes = [], config.post_lanes
+    signs = (results >= 0).transpose(1, 0, 2).reshape(results.shape[1], -1, BYTE)  # pixels, bytes, channels
+    values = np.packbits(signs, axis=2, bitorder="little")[..., 0].view(np.int8)
+    per_plane, order = case["period"], range(values.shape[1])
+    if source is Source.CHANNEL:
+        per_plane //= BYTE // lanes
+        planes = [range(first, first + per_plane) for first in order[::per_plane]]
+        steps = [(number, pixel) for plane in planes for pixel in range(len(values)) for number in plane]
+    else:
+        steps = [(number, pixel) for number in order for pixel in range(len(values))]
+    for number, pixel in steps:
+        plane, index = divmod(number, per_plane)
+        shift, lane = divmod(case["first_bank"] % lanes + index, lanes)
+        mask = case["mask"] << shift & ((1 << config.bank_groups) - 1)
+        if mask:
+            data = [0] * lanes
+            data[lane] = int(values[pixel, number])
+            found.append([mask, 1 << lane, int(path[plane, pixel]), *data])
+    return found
+
+
+def _packed_corners(config: AcceleratorConfig, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every first bank, more bytes than banks, edges of rectangles down to one pixel; signs of windows."""
+    if not config.has_packing:
+        return []
+    groups = BYTE // config.post_lanes
+    matrix = common | {"source": int(Source.MATRIX), "packed": 1, "class_words": 2}
+    found = [
+        matrix
+        | {
+            "first_bank": bank,
+            "period": 1 + (config.rows - 1) * (bank % 3 > 0),
+            "chunks": 1 + bank,
+            "seed": bank,
+        }
+        | {"pauses": 5 * (bank % 2), "uniform": bank // 7, "edges": bank}
+        for bank in range(8)
+    ]
+    sizes = [(x, y) for x in (1, 2, 4) for y in (1, 2, 3)]
+    found += [
+        matrix | {"x_count": x, "y_count": y, "edges": 15, "chunks": 2, "packed": index % 2, "seed": index}
+        for index, (x, y) in enumerate(sizes)
+    ]
+    if groups <= config.bank_groups:
+        found += [
+            matrix
+            | {"source": int(Source.CHANNEL), "period": period, "chunks": 3, "first_bank": bank}
+            | {"pauses": bank, "seed": bank, "edges": bank}
+            for period in range(groups, config.bank_groups + 1, groups)
+            for bank in (0, 3, config.post_lanes - 1)
+        ]
+    return found
+
+
 def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
     """Several planes of all groups from every source; as many pixels as a half holds, and one half more."""
     common = {"x_count": 3, "y_count": 2, "x_step": 1, "y_step": 7, "plane_step": 40, "mask": 1, "pauses": 0}
     common |= {"zero_point": -128, "low": -128, "high": 127, "corners": False, "seed": 11}
     common |= {"period": config.bank_groups, "uniform": 0, "stride": 1, "single": 0, "entries": "corners"}
+    common |= {"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0}
     planes = [
         common
         | {"source": int(source), "chunks": 3 if source is Source.CHANNEL else 2 * config.bank_groups + 1}
@@ -299,7 +402,12 @@ def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
         "x_count": config.accumulator_depth // 2,
         "chunks": config.chunks + 1,
     }
-    found = [*planes, planes[Source.CHANNEL] | {"uniform": 1}, common | whole]
+    found = [
+        *planes,
+        planes[Source.CHANNEL] | {"uniform": 1},
+        common | whole,
+        *_packed_corners(config, common),
+    ]
     if config.has_basis:
         rows = [
             (x, y, stride, single)

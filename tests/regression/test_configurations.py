@@ -3,7 +3,7 @@
 import pytest
 from case_files import save_cases
 from cocotb_bench import BenchRun, build_bench, run_bench, side_by_side
-from matrix_cases import images, matrix_cases
+from matrix_cases import images, matrix_cases, sequences
 from network_cases import network_cases
 from post_cases import post_cases
 from unit_benches import bench_units
@@ -25,11 +25,14 @@ def run(regression_config: AcceleratorConfig, regression_seed: int, tmp_path_fac
     bench = build_bench(side_by_side(units))
     folder = tmp_path_factory.mktemp(config.name)
     most = (1 << (config.accumulator_width - 1)) // (128 * 128 * config.rows) - 1
+    of_matrix = matrix_cases(config, regression_seed)
+    in_sequence = sequences(config, of_matrix, regression_seed)
     parameters = {
         "config": config.to_dict(),
         "passes": most if config.name == LONG_CONFIG else min(most, FEW_PASSES),
         "images": save_cases(folder / "images.npz", [images(config, regression_seed)]),
-        "matrix": save_cases(folder / "matrix.npz", matrix_cases(config, regression_seed)),
+        "matrix": save_cases(folder / "matrix.npz", of_matrix),
+        "sequences": save_cases(folder / "sequences.npz", in_sequence),
         "post": save_cases(folder / "post.npz", post_cases(config, regression_seed)),
         "networks": network_cases(config, folder, regression_seed),
     }

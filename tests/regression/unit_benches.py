@@ -98,7 +98,7 @@ class PostBench(wiring.Component):
     _POST = (
         *("full", "release", "drain_address", "drain_chunk", "drain_half", "drained"),
         *("window", "channel_active", "window_group", "window_values"),
-        *("write_mask", "write_address", "write_data"),
+        *("write_mask", "write_lanes", "write_address", "write_data"),
     )
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
