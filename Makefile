@@ -41,6 +41,8 @@ results: setup $(VENV)/.installed-build
 	$(BIN)/popshift bench --decompose --json > results/decompose.json
 	$(BIN)/popshift bench --smartdeal -c a8 --json > results/smartdeal-a8.json
 	$(BIN)/popshift bench --smartdeal -c a16 --area --json > results/smartdeal-a16.json
+	$(BIN)/popshift bench --binary -c a16 --json > results/binary-a16.json
+	$(BIN)/popshift bench --training --json > results/binary-training.json
 	$(BIN)/popshift build ulx3s-12f --device lfe5u-25f --seeds 3 --json > results/build-ulx3s-12f.json
 	$(BIN)/popshift build icebreaker --device up5k --seeds 3 --json > results/build-icebreaker.json
 	$(BIN)/popshift build ulx3s-85f --device lfe5u-85f --seeds 1 --json > results/build-ulx3s-85f.json
