@@ -18,7 +18,17 @@ from torch.nn import functional
 
 from popshift.firmware_py.bits import pack_signs, unpack_signs
 from popshift.firmware_py.tensors import quantise_inputs
-from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import (
+    Add,
+    Convolution,
+    Graph,
+    Operator,
+    Pool,
+    Pooling,
+    Requantisation,
+    Tensor,
+    Window,
+)
 from popshift.hw import numerics
 
 _CHUNK_BYTES = 128 << 20
@@ -54,6 +64,8 @@ def run(graph: Graph, values: NDArray[Any] | torch.Tensor | Mapping[str, Any]) -
 
 
 def _im2col_bytes(graph: Graph, operator: Operator) -> int:
+    if isinstance(operator, Add):
+        return 0
     source, result = graph.tensors[operator.input], graph.tensors[operator.output]
     return 8 * source.channels * math.prod(operator.window.kernel) * math.prod(result.shape[1:])
 
@@ -63,13 +75,15 @@ def _run_chunk(graph: Graph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, N
     for operator in graph.operators:
         source, result = graph.tensors[operator.input], graph.tensors[operator.output]
         stored = values[operator.input]
-        if isinstance(operator, Convolution):
+        if isinstance(operator, Add):
+            acc = _add(operator, values, graph)
+        elif isinstance(operator, Convolution):
             numbers = unpack_signs(stored, source.bits, axis=1) if source.bits else stored
             acc = _convolve(operator, torch.from_numpy(numbers).to(torch.float64), source)
         else:
             acc = _pool(operator, torch.from_numpy(stored).to(torch.float64), source)
         found = _requantise(operator.requantisation, acc, result, graph)
-        if result.bits and isinstance(operator, Convolution):
+        if (result.bits and not source.bits) or (result.bits and isinstance(operator, Convolution)):
             found = pack_signs(found, axis=1)
         values[operator.output] = found.reshape(-1, *result.shape)
     return values
@@ -86,10 +100,22 @@ def _im2col(window: Window, x: torch.Tensor, padding: float) -> torch.Tensor:
 def _convolve(operator: Convolution, x: torch.Tensor, source: Tensor) -> torch.Tensor:
     columns = _im2col(operator.window, x - source.zero_point, 0)
     images, channels, taps, pixels = columns.shape
-    weight = torch.from_numpy(operator.weight.astype(np.float64)).reshape(-1, channels * taps)
-    matrix = columns.reshape(images, channels * taps, pixels).transpose(0, 1).reshape(channels * taps, -1)
-    sums = (weight @ matrix).reshape(-1, images, pixels).transpose(0, 1)
+    terms = channels // operator.groups * taps
+    weight = torch.from_numpy(operator.weight.astype(np.float64)).reshape(operator.groups, -1, terms)
+    matrix = columns.reshape(images, operator.groups, terms, pixels).permute(1, 2, 0, 3)
+    sums = weight @ matrix.reshape(operator.groups, terms, -1)
+    sums = sums.reshape(-1, images, pixels).transpose(0, 1)
     return sums.to(torch.int64) + torch.from_numpy(operator.bias)[:, None]
+
+
+def _add(operator: Add, values: Mapping[str, NDArray[np.int8]], graph: Graph) -> torch.Tensor:
+    """int64 (N, channels, pixels)."""
+    acc = torch.zeros((), dtype=torch.int64)
+    for name, factor in zip(operator.inputs, (operator.first, operator.second), strict=True):
+        x = torch.from_numpy(values[name]).to(torch.int64).flatten(2)
+        raised = numerics.raised(x, graph.tensors[name].zero_point, graph.mode)
+        acc = acc + numerics.scale(raised, factor.multiplier, factor.shift, graph.mode)
+    return acc
 
 
 def _pool(operator: Pool, x: torch.Tensor, source: Tensor) -> torch.Tensor:

@@ -105,9 +105,10 @@ class Convolution:
     """``acc[m] = bias[m] + sum (x - zero_point_in) * weight``, then requantise. A fully connected layer is
     one whose kernel covers its input.
 
-    ``weight``: int8 (out channels, in channels, kernel height, kernel width), or int16 if it is made of
-    ``factors``; ``bias``: int64 (out channels,), without the zero-point term, which the mapper folds in.
-    Padding stands for the real value 0 (the zero point).
+    ``weight``: int8 (out channels, in channels / groups, kernel height, kernel width), or int16 if it is made
+    of ``factors``; ``bias``: int64 (out channels,), without the zero-point term, which the mapper folds in.
+    Padding stands for the real value 0 (the zero point). Channels in and out are divided into ``groups`` of
+    neighbours, each of which works on its own; as many groups as channels: a depthwise convolution.
 
     If the input is binary, x is 1 or -1 and so is every weight. If the output is, its bits are the signs
     of the requantised values, 1 for those that are not negative.
@@ -121,6 +122,12 @@ class Convolution:
     bias: NDArray[np.int64]
     requantisation: Requantisation
     factors: Factors | None = None
+    groups: int = 1
+    sum: "FusedSum | None" = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,) if self.sum is None else (self.input, self.sum.other)
 
 
 class Pooling(StrEnum):
@@ -134,7 +141,8 @@ class Pool:
     over the whole window, padding counting as real 0 (the divisor is in the requantisation). Then
     requantise.
 
-    MAX of a binary tensor: of every bit. Its requantisation, one factor for each byte, is the identity.
+    MAX of a binary tensor: of every bit. Its requantisation, one factor for each byte, is the identity. If
+    only the output is binary, its bits are the signs of the requantised values.
     """
 
     name: str
@@ -144,8 +152,54 @@ class Pool:
     operation: Pooling
     requantisation: Requantisation
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
 
-Operator = Convolution | Pool
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A real factor as `popshift.hw.numerics.scale` takes it."""
+
+    multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add:
+    """The sum of two int8 tensors of one shape, as TensorFlow Lite computes it:
+    ``acc = scale(raised(input), first) + scale(raised(other), second)`` with
+    ``raised(x) = (x - zero point) << sum_shift``, then requantise, with one factor for all channels.
+    """
+
+    name: str
+    input: str
+    other: str
+    output: str
+    first: Factor
+    second: Factor
+    requantisation: Requantisation
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.input, self.other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedSum:
+    """What becomes of a convolution's ``result``, a tensor that exists nowhere: `other` is added to it. Only
+    the mapper makes it; ``own`` and ``of_other`` are the factors of the two.
+    """
+
+    name: str
+    result: Tensor
+    other: str
+    own: Factor
+    of_other: Factor
+    requantisation: Requantisation
+
+
+Operator = Convolution | Pool | Add
 
 
 @dataclass(kw_only=True)
@@ -168,7 +222,7 @@ class Graph:
 
     def consumers(self, tensor: str) -> list[Operator]:
         """The operators that read `tensor`, in execution order."""
-        return [operator for operator in self.operators if operator.input == tensor]
+        return [operator for operator in self.operators if tensor in operator.inputs]
 
 
 def wider_accumulators(width: int) -> str:

@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from popshift.gen.graph import (
+    Add,
     Convolution,
+    Factor,
     Factors,
     Graph,
     Operator,
@@ -25,7 +27,7 @@ from popshift.gen.graph import (
 from popshift.hw.errors import ProgramError
 from popshift.hw.numerics import Requantise
 
-FORMAT = 3
+FORMAT = 4
 _ENTRY = "popshift-graph"
 _FACTORS = ("coefficients", "basis", "taps")
 """Arrays of a layer with SmartDeal weights, instead of the weight."""
@@ -95,25 +97,29 @@ def from_bytes(data: bytes, *, where: str = "graph") -> Graph:
 
 
 def _description(operator: Operator) -> dict[str, Any]:
-    window = operator.window
-    return {
+    common = {
         "name": operator.name,
-        "input": operator.input,
         "output": operator.output,
-        "window": [list(pair) for pair in (window.kernel, window.stride, window.padding, window.dilation)],
         "low": operator.requantisation.low,
         "high": operator.requantisation.high,
-        "pooling": None if isinstance(operator, Convolution) else str(operator.operation),
-        "weight": list(operator.weight.shape) if isinstance(operator, Convolution) else None,
     }
+    if isinstance(operator, Add):
+        factors = [[factor.multiplier, factor.shift] for factor in (operator.first, operator.second)]
+        return {**common, "inputs": list(operator.inputs), "factors": factors}
+    window = operator.window
+    common["input"] = operator.input
+    common["window"] = [
+        list(pair) for pair in (window.kernel, window.stride, window.padding, window.dilation)
+    ]
+    if isinstance(operator, Pool):
+        return {**common, "pooling": str(operator.operation)}
+    return {**common, "weight": list(operator.weight.shape), "groups": operator.groups}
 
 
 def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: int) -> Operator:
     common: dict[str, Any] = {
         "name": values["name"],
-        "input": values["input"],
         "output": values["output"],
-        "window": Window(*(tuple(numbers) for numbers in values["window"])),
         "requantisation": Requantisation(
             multiplier=arrays[f"{index}.multiplier"],
             shift=arrays[f"{index}.shift"],
@@ -121,8 +127,15 @@ def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: in
             high=values["high"],
         ),
     }
-    if values["pooling"] is not None:
+    if "factors" in values:
+        first, second = (Factor(*factor) for factor in values["factors"])
+        one, other = values["inputs"]
+        return Add(**common, input=one, other=other, first=first, second=second)
+    common["input"] = values["input"]
+    common["window"] = Window(*(tuple(numbers) for numbers in values["window"]))
+    if "pooling" in values:
         return Pool(**common, operation=Pooling(values["pooling"]))
+    common["groups"] = values["groups"]
     bias = arrays[f"{index}.bias"]
     if f"{index}.weight" in arrays:
         return Convolution(**common, weight=arrays[f"{index}.weight"], bias=bias)

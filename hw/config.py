@@ -71,6 +71,8 @@ class AcceleratorConfig:
         shift PEs use 24 of them.
     post_lanes: output channels requantised per cycle; divides rows and cols.
     pool_window: most taps of a pooling window, a power of two.
+    residual: the post unit can add a tensor to what it writes; needs memories that can be read through the
+        port they are written through (not on iCE40).
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
     performance_counters: build the stall counters (the cycle counter is always there).
     link: ``uart`` or ``stream`` (bare byte stream, for simulation and for embedding).
@@ -97,6 +99,7 @@ class AcceleratorConfig:
     accumulator_width: int = 32
     post_lanes: int = 1
     pool_window: int = POOL_WINDOW_MAX
+    residual: bool = True
     requantise: Requantise = Requantise.EXACT
     performance_counters: bool = True
     link: str = "stream"
@@ -138,6 +141,11 @@ class AcceleratorConfig:
                 self._refuse("post_lanes", "must be at most 8 with xnor PEs", "lower it")
             self._divides_by("cols", numerics.LANE_CHANNELS, "with xnor PEs")
             self._deep_at_most(BINARY_OFFSET_BITS, "xnor PEs")
+        if self.residual:
+            needed = numerics.ACTIVATION_BITS + 1 + self.requantise.sum_shift
+            if self.accumulator_width < needed:
+                what = f"must be at least {needed} with residual = true and {self.requantise} requantisation"
+                self._refuse("accumulator_width", what, "raise it, or set residual to false")
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")

@@ -165,6 +165,8 @@ class Core(wiring.Component):
                 memory.write_address.eq(post.write_address),
                 memory.write_data.eq(post.write_data),
             ]
+        if config.residual:
+            m.d.comb += post.bytes_there.eq(memory.bytes_there)
 
     def _word_memories(self, m, sequencer, matrix, post) -> None:
         config, technology = self._config, self._technology

@@ -43,6 +43,13 @@ side by side:
   ``edges``, ``class_words`` (only with xnor PEs; MATRIX): pixels on the named sides (`Edge`) of the rectangle
   have their parameters `EDGE_CLASSES` times ``class_words`` further: there the window reaches beyond the
   image, where binary activations have no zero to read.
+* ``ADD`` (only with ``residual``): a POST from MATRIX, not packed, that adds a tensor to what it would write.
+  A result is clamped to ``inner_low .. inner_high`` around ``inner_zero_point`` first. It and the tensor's
+  byte are raised by `popshift.hw.numerics.Requantise.sum_shift` bits and scaled, each with a bias, multiplier
+  and shift of its own; their sum is requantised like an accumulator. The three parameter words in front of
+  ``parameter_base`` hold that: of the byte, the result, the sum. The bytes lie in the bank groups from
+  ``addend_group`` on, a pixel ``x_step`` behind the other, and so on as the results do; groups that do not
+  exist read as 0.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
   read one word (a byte of every bank) and fold it into the window's maximum, sum, or bitwise or; hand each
   finished window to the post unit.
@@ -65,6 +72,12 @@ from popshift.hw.config import ADDRESS_BITS, WORD_ADDRESS_BITS, AcceleratorConfi
 from popshift.hw.parameter_word import Lane as Lane
 from popshift.hw.parameter_word import pack_parameter as pack_parameter
 from popshift.hw.parameter_word import unpack_parameter as unpack_parameter
+from popshift.hw.status import ALWAYS_COUNTED as ALWAYS_COUNTED
+from popshift.hw.status import COUNTER_BITS as COUNTER_BITS
+from popshift.hw.status import CYCLE_CAUSES as CYCLE_CAUSES
+from popshift.hw.status import NO_PROGRESS_CYCLES as NO_PROGRESS_CYCLES
+from popshift.hw.status import Counter as Counter
+from popshift.hw.status import Status as Status
 
 WORD_BITS = 32
 OPCODE_BITS = 4
@@ -78,6 +91,12 @@ class Opcode(IntEnum):
     MATRIX = 3
     POST = 4
     CHANNEL = 5
+    ADD = 6
+
+
+def unit_of(opcode: Opcode) -> Opcode:
+    """The unit that executes an instruction, named by its first one."""
+    return Opcode.POST if opcode is Opcode.ADD else opcode
 
 
 class Kind(IntEnum):
@@ -152,89 +171,6 @@ def operations(config: AcceleratorConfig) -> tuple[ChannelOperation, ...]:
     )
 
 
-class Status(IntEnum):
-    """State of the machine; everything from ILLEGAL_INSTRUCTION on is an error that only a reset leaves."""
-
-    IDLE = 0
-    RUNNING = 1
-    DONE = 2
-    PAUSED = 3
-    ILLEGAL_INSTRUCTION = 4
-    PROGRAM_ADDRESS = 5
-    ACTIVATION_ADDRESS = 6
-    WEIGHT_ADDRESS = 7
-    PARAMETER_ADDRESS = 8
-    ACCUMULATOR_ADDRESS = 9
-    NO_PROGRESS = 10
-    CYCLE_LIMIT = 11
-
-    @property
-    def is_error(self) -> bool:
-        return self >= Status.ILLEGAL_INSTRUCTION
-
-    @property
-    def meaning(self) -> str:
-        return _STATUS_MEANING[self]
-
-
-_STATUS_MEANING = {
-    Status.IDLE: "nothing has been run since the reset",
-    Status.RUNNING: "the program is running",
-    Status.DONE: "the program reached its end",
-    Status.PAUSED: "the program waits at a layer mark",
-    Status.ILLEGAL_INSTRUCTION: "the instruction has an unknown opcode or an impossible field",
-    Status.PROGRAM_ADDRESS: "the program ran past the end of the program memory",
-    Status.ACTIVATION_ADDRESS: "an activation address lies outside the activation memory",
-    Status.WEIGHT_ADDRESS: "a weight address lies outside the weight memory",
-    Status.PARAMETER_ADDRESS: "a parameter address lies outside the parameter memory",
-    Status.ACCUMULATOR_ADDRESS: "more pixels than an accumulator half holds",
-    Status.NO_PROGRESS: "no unit did anything for long (an instruction waits for one that never comes)",
-    Status.CYCLE_LIMIT: "the run took more cycles than the host allowed",
-}
-
-NO_PROGRESS_CYCLES = 1 << 14
-"""Cycles without any unit moving after which a run is stopped."""
-
-
-class Counter(IntEnum):
-    """Counters of the last run, in the order the device sends them; 32 bits each.
-
-    Every cycle of a run counts in CYCLES and in exactly one of the causes MATRIX .. CONTROL. MATRIX: a row of
-    activations enters the array. When none does, the first that holds: CHANNEL: the channel unit reads a
-    word; WEIGHTS: the matrix unit waits for its weight tile; ACCUMULATORS: it waits for the post unit to free
-    a half; DRAIN: only the post unit works; CONTROL: the rest (fetch, pipeline filling, barriers).
-    """
-
-    CYCLES = 0
-    MATRIX = 1
-    CHANNEL = 2
-    WEIGHTS = 3
-    ACCUMULATORS = 4
-    DRAIN = 5
-    CONTROL = 6
-    WEIGHT_WORDS = 7
-    """Words read from the weight memory."""
-    ACTIVATION_READS = 8
-    """Words (one byte per bank) read by the matrix and channel units."""
-    ACTIVATION_WRITES = 9
-    """Words written by the post unit."""
-    LINK_ERRORS = 10
-    """Damaged frames since the last reset, 255 at most."""
-
-
-COUNTER_BITS = 32
-ALWAYS_COUNTED = (Counter.CYCLES, Counter.LINK_ERRORS)
-"""What is counted without `performance_counters`; the other counters stay 0 then."""
-CYCLE_CAUSES = (
-    Counter.MATRIX,
-    Counter.CHANNEL,
-    Counter.WEIGHTS,
-    Counter.ACCUMULATORS,
-    Counter.DRAIN,
-    Counter.CONTROL,
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of an instruction: its width, whether it is stored minus one, and the word it lives in."""
@@ -260,6 +196,25 @@ def _address(name: str) -> Field:
     return Field(name, ADDRESS_BITS)
 
 
+_POST = [
+    [
+        Field("source", 2),
+        _count("period", 6),
+        Field("uniform", 1),
+        Field("zero_point", 8),
+        _count("stride", 4),
+        Field("single", 1),
+        Field("packed", 1),
+        Field("edges", len(Edge)),
+    ],
+    [Field("low", 8), Field("high", 8), _count("chunks", 16)],
+    [_address("parameter_base"), _address("base")],
+    [_count("x_count"), _count("y_count")],
+    [_address("x_step"), _address("y_step")],
+    [_address("plane_step"), Field("class_words", 13), Field("first_bank", 3)],
+    [Field("mask", 32)],
+]
+
 # The one place where fields have a width and a position: a list of words, each a list of fields from bit 0
 # upwards. The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
@@ -273,30 +228,19 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         [_address("y_step"), _address("again_step")],
         [_count("slice_tiles", 16), _count("replays", 2)],
     ],
-    Opcode.POST: [
-        [
-            Field("source", 2),
-            _count("period", 6),
-            Field("uniform", 1),
-            Field("zero_point", 8),
-            _count("stride", 4),
-            Field("single", 1),
-            Field("packed", 1),
-            Field("edges", len(Edge)),
-        ],
-        [Field("low", 8), Field("high", 8), _count("chunks", 16)],
-        [_address("parameter_base"), _address("base")],
-        [_count("x_count"), _count("y_count")],
-        [_address("x_step"), _address("y_step")],
-        [_address("plane_step"), Field("class_words", 13), Field("first_bank", 3)],
-        [Field("mask", 32)],
-    ],
+    Opcode.POST: _POST,
     Opcode.CHANNEL: [
         [Field("operation", 2), _count("x_count"), _count("y_count")],
         [_count("kx_count", 6), _count("ky_count", 6), _count("planes", 12), _count("period", 6)],
         [_address("base"), _address("x_step")],
         [_address("y_step"), _address("kx_step")],
         [_address("ky_step"), _address("plane_step")],
+    ],
+    Opcode.ADD: [
+        *_POST,
+        [_address("addend_base"), _address("addend_y_step")],
+        [_address("addend_plane_step"), Field("inner_zero_point", 8), Field("inner_low", 8)],
+        [Field("inner_high", 8), Field("addend_group", 5)],
     ],
 }
 
@@ -322,8 +266,8 @@ def _place(words: list[list[Field]]) -> dict[str, Placement]:
 
 
 PLACEMENTS: dict[Opcode, dict[str, Placement]] = {opcode: _place(words) for opcode, words in _LAYOUT.items()}
-"""For every opcode its fields, by name, in layout order. POST's ``zero_point``, ``low`` and ``high`` are
-two's complement.
+"""For every opcode its fields, by name, in layout order. Zero points and limits of a POST are two's
+complement.
 """
 
 LENGTHS: dict[Opcode, int] = {opcode: len(words) for opcode, words in _LAYOUT.items()}
@@ -349,7 +293,7 @@ def heeded_bits(field: str, config: AcceleratorConfig) -> int:
     return min(stored, (depth - 1).bit_length() + 1)
 
 
-_SIGNED = ("zero_point", "low", "high")
+_SIGNED = ("zero_point", "low", "high", "inner_zero_point", "inner_low", "inner_high")
 _DEFAULTS = {
     **{"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0},
     **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0},
@@ -439,6 +383,11 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
     match item.opcode:
         case Opcode.MATRIX:
             return item["kind"] not in kinds(config)
+        case Opcode.ADD:
+            if not config.residual or item["source"] != Source.MATRIX or packs(item, config):
+                return True
+            first = item["parameter_base"] & ((1 << heeded_bits("parameter_base", config)) - 1)
+            return first < ADDEND_WORDS or item["period"] > config.bank_groups
         case Opcode.POST:
             if config.has_packing and item["packed"] and item["source"] == Source.BASIS:
                 return True
@@ -465,6 +414,10 @@ def groups_per_half(item: Instruction, config: AcceleratorConfig) -> int:
     if item["source"] == Source.BASIS:
         return basis_groups(config)
     return config.chunks // config.groups_of_byte if packs(item, config) else config.chunks
+
+
+ADDEND_WORDS = 3
+"""Parameter words in front of those of the channels of an ADD: of the byte, the result and the sum."""
 
 
 def basis_groups(config: AcceleratorConfig) -> int:

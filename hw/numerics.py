@@ -74,6 +74,13 @@ class Requantise(StrEnum):
         return range(0, 32) if self is Requantise.EXACT else range(15, 47)
 
     @property
+    def sum_shift(self) -> int:
+        """Bits that two tensors gain before they are scaled and added: as many as TensorFlow Lite's ADD, or
+        what 24-bit accumulators hold.
+        """
+        return 20 if self is Requantise.EXACT else 14
+
+    @property
     def factor_limit(self) -> int:
         """Real factors must be below this."""
         return 8 if self is Requantise.EXACT else 2
@@ -98,6 +105,11 @@ def scale(acc: Any, multiplier: Any, shift: Any, mode: Requantise) -> Any:
     if mode is Requantise.EXACT:
         return rounding_shift(rounding_shift(product, EXACT_FRACTION_BITS, Rounding.UP), shift, Rounding.AWAY)
     return rounding_shift(product, shift, Rounding.AWAY)
+
+
+def raised(x: Any, zero_point: int, mode: Requantise) -> Any:
+    """An activation as it enters a sum of two tensors, before it is scaled."""
+    return (x - zero_point) << mode.sum_shift
 
 
 def wrap(x: Any, bits: int) -> Any:

@@ -13,11 +13,21 @@ from popshift.hw import core
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control import registers, sequencer
-from popshift.hw.isa import LENGTHS, Instruction, Opcode, Source, basis_inputs, groups_per_half, packs
+from popshift.hw.isa import (
+    LENGTHS,
+    Instruction,
+    Opcode,
+    Source,
+    basis_inputs,
+    groups_per_half,
+    packs,
+    unit_of,
+)
 from popshift.hw.matrix import feeder
 from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.post.control import RELEASE_LATENCY
+from popshift.hw.post.sums import SUM_LATENCY, SUM_PERIOD
 from popshift.hw.post.unit import longest_flight
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
@@ -74,14 +84,15 @@ class _Model:
                 yield last + 1 - start
                 start = now = last + 1
                 continue
-            idle = self._idle(item.opcode) + core.IDLE_LATENCY
+            unit = unit_of(item.opcode)
+            idle = self._idle(unit) + core.IDLE_LATENCY
             if idle > decoded:  # fetched again
                 decoded = max(idle, decoded + 1) + 1 + sequencer.FETCH_CYCLES
             now = decoded + LENGTHS[item.opcode]
             job = _Job(now + _HAND_OVER, item)
-            self._jobs[item.opcode] = job
+            self._jobs[unit] = job
             run = {Opcode.MATRIX: self._matrix, Opcode.POST: self._post, Opcode.CHANNEL: self._channel}
-            self._work[item.opcode] = run[item.opcode](job)
+            self._work[unit] = run[unit](job)
 
     def _advance(self) -> None:
         """Let every unit go on as far as what is known allows."""
@@ -149,7 +160,12 @@ class _Model:
                 while len(halves.full) <= len(halves.released):
                     yield False
                 chunks = min(left, per_half)
-                issue = max(issue, halves.full[len(halves.released)]) + chunks * area
+                begin = max(issue, halves.full[len(halves.released)])
+                if item.opcode is Opcode.ADD:  # in the next cycle of its turn, and one of each
+                    begin += (job.start - begin) % SUM_PERIOD
+                    issue = begin + SUM_PERIOD * (chunks * area - 1) + 1
+                else:
+                    issue = begin + chunks * area
                 halves.released.append(issue + RELEASE_LATENCY)
                 left -= chunks
                 yield True
@@ -158,7 +174,8 @@ class _Model:
                 yield False
             last_tap = front.idle - 1
             issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
-        job.idle = issue + longest_flight(config) + 2
+        more = SUM_LATENCY if item.opcode is Opcode.ADD else 0
+        job.idle = issue + longest_flight(config) + more + 2
         yield True
 
     def _channel(self, job: _Job) -> Iterator[bool]:

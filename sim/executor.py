@@ -200,14 +200,15 @@ class Machine:
 
     def _hand_over(self, item: Instruction) -> None:
         """Start an instruction as soon as its unit is free, then let every unit do what it can."""
-        while item.opcode in self._jobs:
+        unit = isa.unit_of(item.opcode)
+        while unit in self._jobs:
             self._advance_or_stop()
         start = {
             Opcode.MATRIX: self._units.matrix,
             Opcode.CHANNEL: self._units.channel,
             Opcode.POST: self._units.post,
         }
-        self._jobs[item.opcode] = start[item.opcode](item), self.pc
+        self._jobs[unit] = start[unit](item), self.pc
         while self._advance():
             pass
 

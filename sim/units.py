@@ -10,6 +10,7 @@ Every memory holds a batch of images in its last axis; one instruction is execut
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,16 @@ from popshift.firmware_py import weight_words
 from popshift.firmware_py.bits import pack_signs, unpack_signs
 from popshift.hw import isa, numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
-from popshift.hw.isa import EDGE_CLASSES, ChannelOperation, Counter, Edge, Instruction, Source, Status
+from popshift.hw.isa import (
+    EDGE_CLASSES,
+    ChannelOperation,
+    Counter,
+    Edge,
+    Instruction,
+    Opcode,
+    Source,
+    Status,
+)
 from popshift.hw.numerics import BASIS_SIZE
 
 ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
@@ -87,9 +97,14 @@ def strides(counts: Sequence[int], steps: Sequence[int]) -> list[int]:
     return found[::-1]
 
 
-def rectangle(item: Instruction, y_start: int = 0, y_stop: int | None = None) -> NDArray[np.int64]:
-    """Addresses of an instruction's x/y loops relative to its base, rows ``y_start .. y_stop - 1``."""
-    y_stride, x_stride = strides((item["y_count"], item["x_count"]), (item["y_step"], item["x_step"]))
+def rectangle(
+    item: Instruction, y_start: int = 0, y_stop: int | None = None, *, prefix: str = ""
+) -> NDArray[np.int64]:
+    """Addresses of an instruction's x/y loops relative to its base, rows ``y_start .. y_stop - 1``; `prefix`:
+    of the name of the step from row to row.
+    """
+    steps = item[f"{prefix}y_step"], item["x_step"]
+    y_stride, x_stride = strides((item["y_count"], item["x_count"]), steps)
     y = np.arange(y_start, item["y_count"] if y_stop is None else y_stop, dtype=np.int64)
     return (y[:, None] * y_stride + np.arange(item["x_count"], dtype=np.int64) * x_stride).ravel()
 
@@ -279,7 +294,7 @@ class Units:
     # ---- post unit -----------------------------------------------------------------------------------------
 
     def post(self, item: Instruction) -> Job:
-        """POST: requantise and write what the source delivers."""
+        """POST, ADD: requantise and write what the source delivers."""
         match Source(item["source"]):
             case Source.MATRIX:
                 return self._post_matrix(item)
@@ -293,7 +308,7 @@ class Units:
     def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> list[list[isa.Lane]]:
         """The lanes of the parameter words `numbers`, counted from the instruction's first."""
         words = (item["parameter_base"] & self._mask("parameter_base")) + numbers
-        if words.max() >= self.config.parameter_depth:
+        if words.max() >= self.config.parameter_depth or words.min() < 0:
             raise HaltError(Status.PARAMETER_ADDRESS)
         unique, back = np.unique(words, return_inverse=True)
         lanes = [isa.unpack_parameter(self.config, self.parameters[word].tobytes()) for word in unique]
@@ -303,20 +318,49 @@ class Units:
         self, item: Instruction, values: NDArray[np.int32], numbers: NDArray[np.int64], behind: int = 0
     ) -> NDArray[np.int8]:
         """``values`` (groups, lanes, …, images) to activations; group i uses the parameters ``numbers[i] +
-        behind``.
+        behind``. In front of a sum they are clamped as `inner_low` and so on say.
         """
         uniform = item["uniform"] and item["source"] != Source.BASIS
         words = self._lane_parameters(item, (numbers * 0 if uniform else numbers) + behind)
+        inner = "inner_" if item.opcode is Opcode.ADD else ""
+        return self._clamped(item, *self._factors(words, values), inner)
+
+    def _factors(
+        self, words: list[list[isa.Lane]], values: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """``values`` (groups, lanes, …) with the bias added, the multiplier and the shift of `words`."""
         shape = (*values.shape[:2], *(1,) * (values.ndim - 2))
         bias, multiplier, shift = (
             np.array([[getattr(lane, name) for lane in lanes] for lanes in words], np.int64).reshape(shape)
             for name in ("bias", "multiplier", "shift")
         )
-        biased = numerics.wrap(values + bias, self.config.post_bits)
-        limits = {name: item[name] for name in ("zero_point", "low", "high")}
-        return numerics.requantise(biased, multiplier, shift, mode=self.config.requantise, **limits).astype(
-            np.int8
-        )
+        return numerics.wrap(values + bias, self.config.post_bits), multiplier, shift
+
+    def _clamped(self, item: Instruction, biased, multiplier, shift, prefix: str = "") -> NDArray[np.int8]:
+        limits = {name: item[prefix + name] for name in ("zero_point", "low", "high")}
+        mode = self.config.requantise
+        return numerics.requantise(biased, multiplier, shift, mode=mode, **limits).astype(np.int8)
+
+    def _added(
+        self, item: Instruction, group: int, words: NDArray[np.int64], results: NDArray[np.int8]
+    ) -> NDArray[np.int8]:
+        """Results (lanes, pixels, images) of an ADD plus the tensor's bytes in a group at ``words``."""
+        config, first = self.config, item["addend_group"] + group
+        addend = np.zeros_like(results)
+        if first < config.bank_groups:
+            banks = np.arange(first * config.post_lanes, (first + 1) * config.post_lanes)
+            addend = self._gather(banks[:, None], (words & self._address_mask)[None])
+        elif (words & self._address_mask).max() >= config.activation_depth:
+            raise HaltError(Status.ACTIVATION_ADDRESS)
+        of_byte, of_result, of_sum = self._lane_parameters(item, np.arange(-isa.ADDEND_WORDS, 0))
+        terms = []
+        for lanes, values in ((of_byte, addend), (of_result, results)):
+            raised = values[None].astype(np.int64) << config.requantise.sum_shift
+            biased = self._factors([lanes], raised)
+            scaled = numerics.scale(*biased, config.requantise)
+            terms.append(numerics.wrap(scaled, config.post_bits))
+        total = numerics.wrap(terms[0] + terms[1], config.post_bits)
+        return self._clamped(item, *self._factors([of_sum], total))[0]
 
     def _post_matrix(self, item: Instruction) -> Job:
         pixels = rectangle(item)
@@ -344,6 +388,9 @@ class Units:
                 number, values = first + index, results[index]
                 plane, group = divmod(number, item["period"])
                 words = item["base"] + plane * item["plane_step"] + pixels
+                if item.opcode is Opcode.ADD:
+                    start = item["addend_base"] + plane * item["addend_plane_step"]
+                    values = self._added(item, group, start + rectangle(item, prefix="addend_"), values)
                 if packed:
                     self._write_byte(item, group, words, values)
                 else:

@@ -17,7 +17,7 @@ from popshift.sim.executor import Machine
 
 _END = instruction(Opcode.END)
 _LARGEST_OFFSET = 60
-WAYS_TO_SPOIL = 8
+WAYS_TO_SPOIL = 9
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def _plain_post() -> dict[str, int]:
 
 
 def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Fields of a MATRIX and of the POST that drains what it filled, within all memories.
+    """Fields of a MATRIX and of the POST or ADD that drains what it filled, within all memories.
 
     MATRIX reads words below 300 of the activation memory, POST writes above, below 512.
     """
     kind = rng.choice(isa.kinds(config))
     source = rng.choice([Source.MATRIX, *([Source.BASIS] if config.has_basis else [])])
     shape, rows, width = _post_shape(rng, config, source)
-    packed = config.has_packing and source is Source.MATRIX and rng.random() < 0.7
+    packed = config.has_packing and source is Source.MATRIX and rng.random() < 0.6
     assert config.activation_depth >= 512
     matrix = {
         "kind": int(kind),
@@ -153,7 +153,23 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "plane_step": rng.randint(-1, 60 // -(-chunks // period)),
         "mask": rng.randint(1, (1 << config.bank_groups) - 1),
     }
+    if config.residual and source is Source.MATRIX and not packed and rng.random() < 0.8:
+        planes = -(-chunks // period)
+        post["parameter_base"] = max(post["parameter_base"], isa.ADDEND_WORDS)
+        post |= {
+            "addend_base": rng.randint(10, 40),
+            "addend_y_step": rng.randint(0, 9),
+            "addend_plane_step": rng.randint(-1, 60 // planes),
+            "addend_group": rng.randrange(config.bank_groups + 1),
+            "inner_zero_point": rng.randint(-128, 127),
+            "inner_low": rng.choice((-128, low)),
+            "inner_high": rng.choice((127, rng.randint(low, 127))),
+        }
     return matrix, post
+
+
+def _post(fields: dict[str, int]) -> Instruction:
+    return instruction(Opcode.ADD if "addend_base" in fields else Opcode.POST, **fields)
 
 
 def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruction]:
@@ -207,6 +223,10 @@ def _spoil(
         case 7:
             post["chunks"] += rng.choice((-1, 1)) * rng.randint(0, config.chunks)
             post["chunks"] = max(1, post["chunks"])
+        case 8:
+            if "addend_base" in post:
+                post["addend_base"] = depth - rng.randint(0, 30)
+                post["parameter_base"] -= rng.randrange(2)
 
 
 def random_program(
@@ -235,7 +255,7 @@ def random_program(
         matrix, post = _pair(rng, config)
         if index == wrong and spoilt is not None:
             _spoil(spoilt, rng, config, matrix, post)
-        found += [instruction(Opcode.MATRIX, **matrix), instruction(Opcode.POST, **post)]
+        found += [instruction(Opcode.MATRIX, **matrix), _post(post)]
         if rng.random() < 0.3:
             barrier = instruction(Opcode.MARK, layer=100 + index)  # both units read through the same ports
             found += [barrier, *_channel_pair(rng, config), barrier]

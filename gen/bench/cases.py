@@ -17,7 +17,7 @@ from popshift.gen.compress.binary import binary_tensor, identity
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.frontend.float_graph import FloatTensor
-from popshift.gen.graph import Convolution, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError, ModelError
@@ -220,7 +220,7 @@ def _single_layer(
     rng: np.random.Generator,
     mode: Requantise,
     shape: tuple[int, int, int],
-    layer: Operator,
+    layer: Convolution | Pool,
     channels: int,
     zero_point: int,
 ) -> Workload:

@@ -15,7 +15,7 @@ from popshift.hw.errors import ModelError
 from popshift.hw.isa import Instruction, Opcode, instruction
 from popshift.sim import cycles
 
-_BASES = {Opcode.MATRIX: "weight_base", Opcode.POST: "parameter_base"}
+_BASES = {Opcode.MATRIX: "weight_base", Opcode.POST: "parameter_base", Opcode.ADD: "parameter_base"}
 
 
 @dataclass

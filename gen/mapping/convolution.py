@@ -24,6 +24,7 @@ from popshift.gen.mapping.sections import (
     window_base,
     words_of,
 )
+from popshift.gen.mapping.sums import sum_lanes
 from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle
 from popshift.gen.mapping.weight_tiles import ColumnTile, basis_lanes, runs
 from popshift.hw import isa
@@ -38,7 +39,7 @@ MAX_TILES = 1 << 16
 
 
 def convolution_sections(
-    layer: Convolution, source: Placed, target: Placed, config: AcceleratorConfig
+    layer: Convolution, sources: Sequence[Placed], target: Placed, config: AcceleratorConfig
 ) -> list[Section]:
     """The layer's sections: one, unless a memory forces more.
 
@@ -49,11 +50,12 @@ def convolution_sections(
     ------
     ModelError: a single column tile exceeds the weight memory, or a number could overflow.
     """
+    source, other = sources[0], sources[1] if len(sources) > 1 else None
     found: dict[str, list[Section]] = {}
     refused: list[ModelError] = []
     for candidate in candidates(layer, source.layout, target.buffer.tensor, config):
         try:
-            found[candidate.scheme.name] = _sections(layer, source, target, candidate, config)
+            found[candidate.scheme.name] = _sections(layer, source, other, target, candidate, config)
         except ModelError as error:
             refused.append(error)
     if not found:
@@ -78,9 +80,14 @@ def _cycles(section: Section, config: AcceleratorConfig) -> int:
 
 
 def _sections(
-    layer: Convolution, source: Placed, target: Placed, choice: Candidate, config: AcceleratorConfig
+    layer: Convolution,
+    source: Placed,
+    other: Placed | None,
+    target: Placed,
+    choice: Candidate,
+    config: AcceleratorConfig,
 ) -> list[Section]:
-    """The sections of one way to execute it."""
+    """The sections of one way to execute it; `other`: the tensor that is added."""
     layout, scheme = source.layout, choice.scheme
     channels = layer.weight.shape[0]
     edges = without_edges(choice.pixels)
@@ -100,13 +107,13 @@ def _sections(
     rows *= sum(len(table) for table in edges.tables)
     most = min(
         min(config.weight_depth // tile_words, MAX_TILES) * scheme.channels,
-        config.parameter_depth // rows * config.post_lanes,
+        (config.parameter_depth - _words_in_front(layer)) // rows * config.post_lanes,
     )
     ranges = _ranges(layer, target, most, scheme.channels, config)
     parts = []
     for start, stop in ranges:
         columns = whole if len(ranges) == 1 else scheme.tiles(start, stop)
-        words = len(runs(columns)) * isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[Opcode.POST]
+        words = len(runs(columns)) * isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[_opcode(layer)]
         for piece in tile_ranges(edges.regions, words, words_of(fills), config.program_depth):
             parts.append(((start, stop), columns, piece))
     kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
@@ -115,6 +122,10 @@ def _sections(
         start, stop = chosen
         pixels = sum(region.rectangle.pixels for region in piece)
         packed_parameters = _parameters(config, layer, target, columns, parameters[start:stop], edges, chosen)
+        if layer.sum is not None and other is not None:
+            lanes = sum_lanes(layer.sum, other.layout.zero_point, config)
+            front = [pack_parameters(config, word) for word in lanes]
+            packed_parameters = np.concatenate([*front, packed_parameters])
         sections.append(
             Section(
                 name=part_name(layer.name, index, len(parts)),
@@ -124,6 +135,7 @@ def _sections(
                 instructions=_instructions(
                     layer,
                     source,
+                    other,
                     target,
                     config,
                     scheme,
@@ -214,9 +226,20 @@ def channel_ranges(
     return [(start, min(start + most, channels)) for start in range(0, channels, most)]
 
 
+def _opcode(layer: Convolution) -> Opcode:
+    """Of the instruction that drains it."""
+    return Opcode.POST if layer.sum is None else Opcode.ADD
+
+
+def _words_in_front(layer: Convolution) -> int:
+    """Parameter words in front of those of its channels."""
+    return 0 if layer.sum is None else isa.ADDEND_WORDS
+
+
 def _instructions(
     layer: Convolution,
     source: Placed,
+    other: Placed | None,
     target: Placed,
     config: AcceleratorConfig,
     scheme: Scheme,
@@ -247,20 +270,44 @@ def _instructions(
             for first, number in runs(columns)
         ]
         rectangle = {**post_rectangle(target, tile, plane), **scheme.post_fields(layer, tile)}
+        last = layer.requantisation if layer.sum is None else layer.sum.requantisation
+        tables = class_words * sum(map(len, edges.tables[: region.table]))
         post = instruction(
-            Opcode.POST,
+            _opcode(layer),
             uniform=0,
             zero_point=target.layout.zero_point,
-            low=layer.requantisation.low,
-            high=layer.requantisation.high,
-            parameter_base=class_words * sum(map(len, edges.tables[: region.table])),
+            low=last.low,
+            high=last.high,
+            parameter_base=_words_in_front(layer) + tables,
             edges=region.edges,
             class_words=class_words if region.edges else 0,
             **place,
             **rectangle,
+            **_addend(layer, other, tile, plane, channels[0], config),
         )
         items += [matrices[0], *(fills if not items else []), post, *matrices[1:]]
     return items
+
+
+def _addend(
+    layer: Convolution,
+    other: Placed | None,
+    tile: Rectangle,
+    plane: int,
+    first: int,
+    config: AcceleratorConfig,
+) -> dict[str, int]:
+    """Fields of an ADD that no POST has, for channels from `first` on."""
+    if layer.sum is None or other is None:
+        return {}
+    steps = post_rectangle(other, tile, plane)
+    return {
+        "inner_zero_point": layer.sum.result.zero_point,
+        "inner_low": layer.requantisation.low,
+        "inner_high": layer.requantisation.high,
+        "addend_group": first % other.layout.period // config.post_lanes,
+        **{f"addend_{name}": steps[name] for name in ("base", "y_step", "plane_step")},
+    }
 
 
 def _place(target: Placed, channels: tuple[int, int], config: AcceleratorConfig) -> dict[str, int]:

@@ -43,14 +43,15 @@ class ConvolutionCost:
         channels: int,
         config: AcceleratorConfig,
         tile_channels: int,
+        drain: int = 1,
     ) -> "ConvolutionCost":
         """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels.
 
         `tile_channels`: output channels of a column tile; if they are fewer than the columns, each of them
-        has one for every column of Ce.
+        has one for every column of Ce. `drain`: cycles of the post unit for a result.
         """
         column_tiles = -(-channels // tile_channels)
-        columns = 1 if tile_channels == config.cols else BASIS_SIZE
+        columns = drain if tile_channels == config.cols else BASIS_SIZE
         chunks = tile_channels * columns // config.post_lanes
         last_channels = channels - (column_tiles - 1) * tile_channels
         last_chunks = -(-last_channels // config.post_lanes) * columns

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from popshift.firmware_py.program import Program
-from popshift.gen.graph import Convolution, Graph, Pool
+from popshift.gen.graph import Add, Convolution, Graph, Pool
 from popshift.gen.mapping.assemble import assemble
 from popshift.gen.mapping.convolution import convolution_sections
 from popshift.gen.mapping.padding import separate_padding
 from popshift.gen.mapping.placement import place
 from popshift.gen.mapping.pool import padding_section, pool_sections
 from popshift.gen.mapping.sections import Section
+from popshift.gen.mapping.sums import fuse_sums
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 
@@ -17,7 +18,19 @@ SECTIONS: dict[type, Callable[..., list[Section]]] = {
     Convolution: convolution_sections,
     Pool: pool_sections,
 }
-"""What makes the sections of an operator: called with operator, source, target and configuration."""
+"""What makes the sections of an operator: called with the operator, its inputs' places, its output's, and the
+configuration.
+"""
+
+
+def prepared(graph: Graph, config: AcceleratorConfig) -> Graph:
+    """The graph as it is placed and mapped: with the operators that the hardware has.
+
+    Raises
+    ------
+    ModelError: the configuration lacks one.
+    """
+    return separate_padding(fuse_sums(graph, config))
 
 
 def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network") -> Program:
@@ -40,7 +53,7 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
             remedy=f"quantise it for {config.requantise}, or use a configuration with {graph.mode}",
         )
     _check(graph)
-    graph = separate_padding(graph)
+    graph = prepared(graph, config)
     placed = place(graph, config)
     sections: list[Section] = [
         padding_section(placed[tensor], config)
@@ -48,8 +61,8 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
         if not placed[tensor].buffer.padding.is_empty
     ]
     for operator in graph.operators:
-        source, target = placed[operator.input], placed[operator.output]
-        sections += SECTIONS[type(operator)](operator, source, target, config)
+        sources, target = [placed[name] for name in operator.inputs], placed[operator.output]
+        sections += SECTIONS[type(operator)](operator, sources, target, config)
     return assemble(
         name,
         config,
@@ -64,10 +77,14 @@ def _check(graph: Graph) -> None:
     """The graph's own invariants: front ends keep them."""
     written = set(graph.inputs)
     for operator in graph.operators:
-        assert operator.input in written, f"{operator.name} reads {operator.input} before it is written"
+        for name in operator.inputs:
+            assert name in written, f"{operator.name} reads {name} before it is written"
         assert operator.output not in written, f"{operator.name} writes {operator.output} a second time"
         written.add(operator.output)
         source, target = graph.tensors[operator.input].shape, graph.tensors[operator.output].shape
+        if isinstance(operator, Add):
+            assert source == target == graph.tensors[operator.other].shape, f"{operator.name}: other shapes"
+            continue
         assert target[1:] == operator.window.output_size(*source[1:]), (
             f"{operator.name} has another output size"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from popshift.gen.graph import Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import Add, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 
 
@@ -41,7 +41,8 @@ def reach(window: Window, shape: tuple[int, int, int]) -> tuple[int, int, int, i
 
 def value_wanted(operator: Operator, tensor: Tensor) -> int | None:
     """What `operator` needs in the padding of its input `tensor`, or None if it reads none."""
-    if not any(reach(operator.window, tensor.shape)):
+    assert not isinstance(operator, Add), "sums have been fused"
+    if operator.input != tensor.name or not any(reach(operator.window, tensor.shape)):
         return None
     if isinstance(operator, Pool) and operator.operation is Pooling.MAX and not tensor.bits:
         return numerics.ACTIVATION_MIN
@@ -50,7 +51,12 @@ def value_wanted(operator: Operator, tensor: Tensor) -> int | None:
 
 def padding_of(graph: Graph, name: str) -> Padding:
     """The padding that serves every consumer of `name`; they all want one value after `separate_padding`."""
-    tensor, consumers = graph.tensors[name], graph.consumers(name)
+    tensor = graph.tensors[name]
+    consumers = [
+        consumer
+        for consumer in graph.consumers(name)
+        if consumer.input == name and not isinstance(consumer, Add)
+    ]
     reaches = [reach(consumer.window, tensor.shape) for consumer in consumers]
     values = {value_wanted(consumer, tensor) for consumer in consumers} - {None}
     assert len(values) <= 1, f"consumers of {name} want different padding values"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from popshift.firmware_py.layout import TensorLayout
-from popshift.gen.graph import Convolution, Graph, Pool, Tensor
+from popshift.gen.graph import Convolution, Graph, Operator, Pool, Tensor
 from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.padding import Padding, padding_of
 from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
@@ -126,16 +126,23 @@ def _buffer(tensor: Tensor, padding: Padding, period: int, config: AcceleratorCo
 
 
 def _classes(graph: Graph) -> list[list[str]]:
-    """Tensors grouped by what pools tie together."""
+    """Tensors grouped by what pools and sums tie together."""
     leader = {name: name for name in graph.tensors}
     for operator in graph.operators:
-        if isinstance(operator, Pool):
-            old, new = leader[operator.output], leader[operator.input]
+        if (tied := _tied_to_output(operator)) is not None:
+            old, new = leader[operator.output], leader[tied]
             leader = {name: new if first == old else first for name, first in leader.items()}
     classes: dict[str, list[str]] = {}
     for name, first in leader.items():
         classes.setdefault(first, []).append(name)
     return list(classes.values())
+
+
+def _tied_to_output(operator: Operator) -> str | None:
+    """The input whose channels lie in the same banks as the output's."""
+    if isinstance(operator, Pool):
+        return operator.input
+    return operator.sum.other if isinstance(operator, Convolution) and operator.sum is not None else None
 
 
 def _choices(
@@ -144,8 +151,8 @@ def _choices(
     """The sensible periods of a class, fastest first; each later one needs fewer words than all before it."""
     written = any(operator.output in members for operator in graph.operators)
     step = config.post_lanes if written else 1
-    pooled = any(isinstance(reader, Pool) for name in members for reader in graph.consumers(name))
-    if pooled:
+    tied = [_tied_to_output(operator) for operator in graph.operators]
+    if any(name in tied for name in members):
         step = config.post_lanes
     most = max(graph.tensors[name].shape[0] for name in members)
     options = []
@@ -167,10 +174,12 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
     for reader in graph.consumers(buffer.tensor.name):
         target = graph.tensors[reader.output]
         _, height, width = target.shape
+        if reader.input != buffer.tensor.name:
+            continue  # is only added
         if isinstance(reader, Convolution):
             found = candidates(reader, buffer.at(0), target, config)
             cycles += min(candidate.cost.cycles for candidate in found)
-        else:
+        elif isinstance(reader, Pool):
             kernel = reader.window.kernel[0] * reader.window.kernel[1]
             groups = buffer.period // config.post_lanes
             cycles += PoolCost.of(height * width, kernel, buffer.planes, groups).cycles
@@ -179,7 +188,7 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
 
 def _lifetime(graph: Graph, name: str, words: int) -> Lifetime:
     writers = [step for step, operator in enumerate(graph.operators) if operator.output == name]
-    readers = [step for step, operator in enumerate(graph.operators) if operator.input == name]
+    readers = [step for step, operator in enumerate(graph.operators) if name in operator.inputs]
     first = HOST if name in graph.inputs else min(writers, default=HOST)
     last = len(graph.operators) if name in graph.outputs else max([first, *readers])
     return Lifetime(name, words, first, last)

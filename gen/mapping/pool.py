@@ -31,13 +31,16 @@ TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
 OPERATIONS = {Pooling.MAX: ChannelOperation.MAX, Pooling.AVERAGE: ChannelOperation.SUM}
 
 
-def pool_sections(layer: Pool, source: Placed, target: Placed, config: AcceleratorConfig) -> list[Section]:
+def pool_sections(
+    layer: Pool, sources: Sequence[Placed], target: Placed, config: AcceleratorConfig
+) -> list[Section]:
     """The layer's sections: one, unless a memory forces more.
 
     Raises
     ------
     ModelError: a kernel beyond 64 x 64, or the parameters of one plane exceed the parameter memory.
     """
+    (source,) = sources
     if (taps := layer.window.kernel[0] * layer.window.kernel[1]) > config.pool_window:
         raise ModelError(
             f"its pooling window has {taps} taps, configuration {config.name} allows {config.pool_window}",

@@ -26,6 +26,7 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Kind, Source
 from popshift.hw.numerics import BASIS_SIZE
+from popshift.hw.post.sums import SUM_PERIOD
 
 _SPARE_REBUILT, _SPARE_FACTORED, _SPARE_BINARY = 0.02, 0.1, 0.03
 """Less traffic from the weight memory is what small weights are for. Factored sums take three times as long
@@ -113,6 +114,8 @@ def candidates(
     for scheme in _schemes(layer, source, config):
         if target.bits and not (config.has_packing and scheme.source is Source.MATRIX):
             continue
+        if layer.sum is not None and scheme.source is not Source.MATRIX:
+            continue
         columns = scheme.tiles(0, len(layer.weight))
         longest = max(tile.fields["k_tiles"] for tile in columns)
         needed = max(tile.needed for tile in columns) / config.rows
@@ -126,6 +129,7 @@ def candidates(
             scheme.channels,
             scheme.inputs,
             1 + spare,
+            1 if layer.sum is None else SUM_PERIOD,
         )
         found.append(Candidate(scheme, tiles, cost))
     if not found:
@@ -139,6 +143,8 @@ def _impossible(
     what, remedy = "int8 weights", 'use a configuration with "mul" or "shift" among its pe_kinds'
     if (source.bits or target.bits) and not config.has_packing:
         what, remedy = "binary activations", 'use a configuration with "xnor" among its pe_kinds'
+    elif layer.sum is not None:
+        what, remedy = "sums of tensors", 'use a configuration with "mul" among its pe_kinds'
     elif layer.factors is not None:
         what = "SmartDeal weights"
         remedy = 'use a configuration with rebuild = true, or with "shift" among its pe_kinds'

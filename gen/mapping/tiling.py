@@ -89,6 +89,7 @@ def pixel_tiles(
     tile_channels: int,
     inputs: tuple[int, int] = (1, 0),
     about_as_long: float = ABOUT_AS_LONG,
+    drain: int = 1,
 ) -> tuple[tuple[Rectangle, ...], ConvolutionCost]:
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
@@ -102,6 +103,7 @@ def pixel_tiles(
     tile_channels: output channels of a column tile.
     inputs: a row of n outputs takes ``inputs[0] * n + inputs[1]`` accumulators.
     about_as_long: what fewer tiles may cost, as a factor of the fewest cycles.
+    drain: cycles of the post unit for a result.
     """
     candidates: list[tuple[int, int, ConvolutionCost]] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
@@ -117,7 +119,7 @@ def pixel_tiles(
                 for _, wide in split(width, column_parts):
                     pixels = tall * (inputs[0] * wide + inputs[1])
                     sizes[pixels] = sizes.get(pixels, 0) + 1
-            cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels)
+            cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels, drain)
             candidates.append((row_parts, column_parts, cost))
     enough = about_as_long * min(cost.cycles for _, _, cost in candidates)
     row_parts, column_parts, cost = min(

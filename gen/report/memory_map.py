@@ -6,7 +6,6 @@ from markupsafe import Markup
 
 from popshift.firmware_py.program import Program
 from popshift.gen.graph import Graph
-from popshift.gen.mapping.padding import separate_padding
 from popshift.gen.mapping.placement import place
 
 _STEP_WIDTH, _LEFT, _TOP, _HEIGHT, _NARROWEST = 104, 56, 26, 300, 15
@@ -30,7 +29,6 @@ def memory_map(graph: Graph, program: Program) -> tuple[Markup, int]:
     -------
     the picture, and the words that the network takes.
     """
-    graph = separate_padding(graph)
     columns = ["input", *(operator.name for operator in graph.operators)]
     buffers = _buffers(graph, program)
     used = max(buffer.end for buffer in buffers)
@@ -58,7 +56,7 @@ def _buffers(graph: Graph, program: Program) -> list[_Buffer]:
         assert placed.layout == program.tensor(name), f"{name} is placed elsewhere in the program"
         first = placed.layout.base - placed.buffer.first_word
         written = [step for step, operator in enumerate(graph.operators, 1) if operator.output == name]
-        read = [step for step, operator in enumerate(graph.operators, 1) if operator.input == name]
+        read = [step for step, operator in enumerate(graph.operators, 1) if name in operator.inputs]
         born = min(written, default=0)
         dies = len(graph.operators) if name in graph.outputs else max([born, *read])
         found.append(_Buffer(name, first, first + placed.buffer.words, born, dies))

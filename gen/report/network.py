@@ -3,7 +3,7 @@
 import numpy as np
 
 from popshift.firmware_py.program import LayerRecord, Program
-from popshift.gen.graph import Convolution, Graph, Operator
+from popshift.gen.graph import Add, Convolution, Graph, Operator, Window
 from popshift.gen.mapping.tiling import assign_taps
 from popshift.gen.report.memory_map import memory_map
 from popshift.gen.report.page import Block, Cell, Figure, Paragraph, Section, Table, percent
@@ -47,9 +47,10 @@ def network_section(graph: Graph) -> Section:
 
 
 def _operator_row(graph: Graph, operator: Operator) -> list[Cell]:
-    tensor, window = graph.tensors[operator.output], operator.window
+    tensor = graph.tensors[operator.output]
+    window = Window((1, 1)) if isinstance(operator, Add) else operator.window
     weights = macs = None
-    code, kind = "", f"{getattr(operator, 'operation', '')} pool"
+    code, kind = "", "sum" if isinstance(operator, Add) else f"{getattr(operator, 'operation', '')} pool"
     if isinstance(operator, Convolution):
         weights, code = operator.weight.size, "int8" if operator.factors is None else "SmartDeal"
         whole = window.kernel == graph.tensors[operator.input].shape[1:]

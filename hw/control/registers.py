@@ -57,6 +57,11 @@ class CommandRegisters(wiring.Component):
         bits = isa.heeded_bits(name, self._config) if isa.is_address(name) else place.field.bits
         return self._words[place.word][place.shift : place.shift + bits]
 
+    @property
+    def opcode(self):
+        """The instruction's own, where a unit executes several."""
+        return self._words[0][: isa.OPCODE_BITS]
+
     def elaborate(self, platform):
         m = Module()
         for index, word in enumerate(self._words):

@@ -222,16 +222,17 @@ class Sequencer(wiring.Component):
                 with m.Else():
                     self._fetch(m, self._following)
 
-    @staticmethod
-    def _decode(m: Module, opcode) -> tuple[Signal, Signal, Signal]:
+    def _decode(self, m: Module, opcode) -> tuple[Signal, Signal, Signal]:
         """Length in words, unit (one-hot, none for barriers) and whether the opcode exists."""
         length, unit, known = Signal(range(isa.MAX_LENGTH + 1), init=1), Signal(len(UNITS)), Signal()
         with m.Switch(opcode):
             for code, words in isa.LENGTHS.items():
+                if code is Opcode.ADD and not self._config.residual:
+                    continue
                 with m.Case(code):
                     m.d.comb += [known.eq(1), length.eq(words)]
-                    if code in UNITS:
-                        m.d.comb += unit.eq(1 << UNITS.index(code))
+                    if isa.unit_of(code) in UNITS:
+                        m.d.comb += unit.eq(1 << UNITS.index(isa.unit_of(code)))
         return length, unit, known
 
     def _watch(self, m: Module, fault: Signal) -> None:

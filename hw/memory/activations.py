@@ -25,9 +25,12 @@ class ActivationMemory(wiring.Component):
     read_address: one per bank. read_data: one byte per bank, `Ram.LATENCY` cycles later.
     write_mask: one bit per bank. write_address, write_data: registered once inside (the fan-out is wide); a
         write is visible to reads that start two cycles later.
+    bytes_there: only with ``residual``: of every bank the byte at the write address, `THERE_LATENCY` cycles
+        later, undefined where it was written.
     """
 
     LATENCY = Ram.LATENCY
+    THERE_LATENCY = 1 + Ram.LATENCY
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._config, self._technology = config, technology
@@ -39,6 +42,7 @@ class ActivationMemory(wiring.Component):
                 "write_mask": In(config.rows),
                 "write_address": In(bits),
                 "write_data": In(data.ArrayLayout(8, config.post_lanes)),
+                **({"bytes_there": Out(data.ArrayLayout(8, config.rows))} if config.residual else {}),
             }
         )
 
@@ -51,7 +55,8 @@ class ActivationMemory(wiring.Component):
         m.d.sync += [mask.eq(self.write_mask), address.eq(self.write_address)]
         m.d.sync += [lane.eq(self.write_data[index]) for index, lane in enumerate(lanes)]
         for bank in range(config.rows):
-            m.submodules[f"bank_{bank}"] = ram = self._technology.ram(width=8, depth=config.activation_depth)
+            ram = self._technology.ram(width=8, depth=config.activation_depth, read_back=config.residual)
+            m.submodules[f"bank_{bank}"] = ram
             m.d.comb += [
                 ram.read_address.eq(self.read_address[bank]),
                 self.read_data[bank].eq(ram.read_data),
@@ -59,4 +64,6 @@ class ActivationMemory(wiring.Component):
                 ram.write_address.eq(address),
                 ram.write_data.eq(lanes[bank % config.post_lanes]),
             ]
+            if config.residual:
+                m.d.comb += self.bytes_there[bank].eq(ram.word_there)
         return m

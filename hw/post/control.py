@@ -11,23 +11,10 @@ from popshift.hw.control.registers import CommandRegisters, command_members, con
 from popshift.hw.isa import EDGE_CLASSES, Edge, Opcode, Source
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
+from popshift.hw.post.elements import ELEMENT
 
 RELEASE_LATENCY = 1
 """Cycles from the issue of a half's last element to `release`."""
-
-ELEMENT = data.StructLayout(
-    {
-        "valid": 1,
-        "row_end": 1,  # the next pixel begins a row
-        "pixel_end": 1,  # the next element belongs to another pixel
-        "area_end": 1,  # the next pixel begins the x/y rectangle again
-        "plane_end": 1,  # and does so one plane further
-        "mask_restart": 1,  # the next element belongs to the first group again
-        "mask_shift": 1,  # or to the next group, or bank if signs are packed
-    }
-)
-"""What travels through the pipeline with every element, so that the writing side needs no counters."""
-
 
 LATE = 2
 """Cycles that the parameters of an accumulator are asked for after its address."""
@@ -56,13 +43,19 @@ class PostControl(wiring.Component):
     overfull: the rectangle has more pixels than an accumulator half.
     zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
     begin: a new instruction begins.
+    may_take: an accumulator may be taken; without ``residual`` always. adding: the instruction is an ADD; its
+        fields are passed on, too.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
         self._config = config
         self._outside_late = Signal()
-        self._command = command = CommandRegisters(Opcode.POST, config)
-        passed_on = ("zero_point", "low", "high", "base", "x_step", "y_step", "plane_step", "mask")
+        longest = Opcode.ADD if config.residual else Opcode.POST
+        self._command = command = CommandRegisters(longest, config)
+        passed_on = ["zero_point", "low", "high", "base", "x_step", "y_step", "plane_step", "mask"]
+        if config.residual:
+            own = isa.PLACEMENTS[Opcode.ADD].keys() - isa.PLACEMENTS[Opcode.POST].keys()
+            passed_on += [*sorted(own), "parameter_base"]
         self._passed_on = passed_on
         super().__init__(
             {
@@ -88,6 +81,8 @@ class PostControl(wiring.Component):
                 "outside": Out(1),
                 "overfull": Out(1),
                 "begin": Out(1),
+                "may_take": In(1, init=1),
+                "adding": Out(1),
                 **{name: Out(len(command.field(name))) for name in passed_on},
             }
         )
@@ -119,7 +114,8 @@ class PostControl(wiring.Component):
         issue, area_end, done, release = Signal(), Signal(), Signal(), Signal()
         group_end, last_column = period.last, columns.last
         m.d.comb += [
-            issue.eq(fill | (from_half & half_waits) | (from_channel & holds_window)),
+            issue.eq(fill | (from_half & half_waits & self.may_take) | (from_channel & holds_window)),
+            self.adding.eq(command.opcode == Opcode.ADD),
             area_end.eq(x.last & y.last),
         ]
         last_j, completes = self._inputs(m, command, issue & from_basis, x.last)
@@ -232,6 +228,9 @@ class PostControl(wiring.Component):
         config, field = self._config, command.field
         source, period = field("source"), field("period")
         known, short = source < len(isa.sources(config)), period < config.bank_groups
+        if config.residual:
+            wrong = (source != Source.MATRIX) | self.packed | (field("parameter_base") < isa.ADDEND_WORDS)
+            known = known & ~(self.adding & wrong)
         if not config.has_packing:
             return known & short
         whole = (period & (config.groups_of_byte - 1)) == config.groups_of_byte - 1

@@ -29,6 +29,11 @@ def latency(mode: Requantise) -> int:
     return 1 + product_stages(mode) + (mode is Requantise.EXACT) + 3 + 1 + 1 + 2
 
 
+def scaled_latency(mode: Requantise) -> int:
+    """Cycles from accumulator to the rounded product."""
+    return latency(mode) - 3
+
+
 class RequantiseLane(wiring.Component):
     """``clamp(zero_point + round((accumulator + bias) * factor))``, one result a cycle, `latency` cycles
     later.
@@ -38,11 +43,14 @@ class RequantiseLane(wiring.Component):
     accumulator, bias, multiplier, shift: of one element. zero_point, low, high: constant while elements are
         under way.
     activation: the result.
+    scaled: only with ``residual``: ``round((accumulator + bias) * factor)``, `scaled_latency` cycles later;
+        zero point and limits may then change from element to element, they are taken when they are added
+        and compared.
     """
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._mode, self._technology = config.requantise, technology
-        self._width = config.post_bits
+        self._width, self._residual = config.post_bits, config.residual
         super().__init__(
             {
                 "accumulator": In(signed(self._width)),
@@ -53,6 +61,7 @@ class RequantiseLane(wiring.Component):
                 "low": In(signed(8)),
                 "high": In(signed(8)),
                 "activation": Out(signed(8)),
+                **({"scaled": Out(signed(self._width))} if self._residual else {}),
             }
         )
 
@@ -82,7 +91,10 @@ class RequantiseLane(wiring.Component):
         below = registered(m, summed < self.low, "below")
         above = registered(m, summed > self.high, "above")
         inside = registered(m, summed, "inside", shape=signed(8))
-        limited = Mux(below, self.low, Mux(above, self.high, inside))
+        low, high = self.low, self.high
+        if self._residual:
+            low, high = registered(m, low, "low_later"), registered(m, high, "high_later")
+        limited = Mux(below, low, Mux(above, high, inside))
         m.d.comb += self.activation.eq(registered(m, limited, "limited", shape=signed(8)))
         return m
 
@@ -107,6 +119,9 @@ class RequantiseLane(wiring.Component):
             shift = registered(m, shift[: len(levels)], f"shift_left_{stage}")
         negative = value[-1]
         up = guard & (~negative | sticky)
+        if self._residual:
+            whole = (value + up)[: self._width].as_signed()
+            m.d.comb += self.scaled.eq(registered(m, whole, "whole", shape=signed(self._width)))
         small = (value[_SATURATED_BITS - 2 :] == 0) | (value[_SATURATED_BITS - 2 :].all())
         limit = (1 << (_SATURATED_BITS - 1)) - 1
         kept = Mux(small, value[: _SATURATED_BITS - 1].as_signed(), Mux(negative, -limit, limit - 1))

@@ -16,8 +16,10 @@ from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
 from popshift.hw.post import basis, requantise
 from popshift.hw.post.basis import BasisLane
-from popshift.hw.post.control import ELEMENT, LATE, PostControl
+from popshift.hw.post.control import LATE, PostControl
+from popshift.hw.post.elements import ELEMENT, Walk
 from popshift.hw.post.requantise import RequantiseLane
+from popshift.hw.post.sums import SUM_LATENCY, AddendReader, SumLane, Sums
 from popshift.hw.tech.portable import Portable
 
 assert BASIS_SIZE + 1 <= basis.LATENCY < 2 * BASIS_SIZE + 1, "factors wait in two registers for their sum"
@@ -42,7 +44,9 @@ def parameter_word(config: AcceleratorConfig) -> data.ArrayLayout:
 
 
 def issue_to_write(config: AcceleratorConfig, source: Source) -> int:
-    """Cycles from an element's issue to its write request to the activation memory."""
+    """Cycles from an element's issue to its write request to the activation memory; of an ADD there are
+    `SUM_LATENCY` more.
+    """
     arrival = {
         Source.MATRIX: Accumulators.DRAIN_LATENCY,
         Source.BASIS: Accumulators.DRAIN_LATENCY + basis.LATENCY,
@@ -72,7 +76,7 @@ class PostUnit(wiring.Component):
         its values, `VALUES_LATENCY` cycles later.
     parameter_address, parameter_data: read port of the parameter memory.
     write_mask (one bit per bank group), write_lanes (one bit per bank of a group), write_address, write_data:
-        to the activation memory.
+        to the activation memory. bytes_there: only with ``residual``: from there, see `ActivationMemory`.
     issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
         overfull: errors.
     """
@@ -99,6 +103,7 @@ class PostUnit(wiring.Component):
                 "write_lanes": Out(config.post_lanes),
                 "write_address": Out(address_bits(config)),
                 "write_data": Out(data.ArrayLayout(8, lanes)),
+                **({"bytes_there": In(data.ArrayLayout(8, config.rows))} if config.residual else {}),
                 "issuing": Out(1),
                 "writing": Out(1),
                 "outside_parameters": Out(1),
@@ -140,6 +145,11 @@ class PostUnit(wiring.Component):
             assert wait == LATE
         else:
             late_address = delayed(m, control.parameter_address, wait, "parameter_address")
+        sums = None
+        if config.residual:
+            entry = Accumulators.DRAIN_LATENCY
+            sums = Sums(m, control, config, entry=entry, parameters=VALUES_LATENCY)
+            late_address = sums.parameter_address(late_address)
         m.d.comb += self.parameter_address.eq(Mux(from_half, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
         late_element = _travel(m, control.element, wait, "element_late")
@@ -151,42 +161,73 @@ class PostUnit(wiring.Component):
             issued = combined
         travel = VALUES_LATENCY + requantise.latency(config.requantise)
         early = _travel(m, issued, travel - 1, "element_early")
+        if sums is not None:
+            early = sums.early_element(early)
         element = _travel(m, early, 1, "element")
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
-        values = self._lanes(m, control, from_half, from_basis)
+        reader = AddendReader(config=config) if config.residual else None
+        if sums is not None and reader is not None:
+            m.submodules.addend = reader
+            sums.read(reader)
+            m.d.comb += reader.bytes_there.eq(self.bytes_there)
+        values = self._lanes(m, control, from_half, from_basis, sums, reader)
         if config.has_packing:
             byte = self._packed(m, values)
             values = [Mux(control.packed, byte, value) for value in values]
-        self._write(m, control, element, step)
+        self._write(m, control, element, step, reader)
         m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
         # Busy from the first element until the last has been written.
         longest = longest_flight(config) + 1
-        flight = Signal(range(longest + 1))
+        more = SUM_LATENCY if config.residual else 0
+        flight = Signal(range(longest + more + 1))
         with m.If(control.issuing):
-            m.d.sync += flight.eq(longest)
+            m.d.sync += flight.eq(longest + Mux(control.adding, more, 0))
         with m.Elif(flight != 0):
             m.d.sync += flight.eq(flight - 1)
         m.d.comb += control.drained.eq(flight == 0)
         return m
 
-    def _lanes(self, m: Module, control: PostControl, from_half, from_basis) -> list[Signal]:
+    def _lanes(
+        self,
+        m: Module,
+        control: PostControl,
+        from_half,
+        from_basis,
+        sums: Sums | None,
+        reader: AddendReader | None,
+    ) -> list[Signal]:
         config = self._config
         fill = registered(m, control.source == Source.FILL, "fill")
-        low, high = Signal(signed(8), reset_less=True), Signal(signed(8), reset_less=True)
-        m.d.sync += [  # a filled element is one whose clamp leaves nothing but the zero point
-            low.eq(Mux(fill, control.zero_point, control.low)),
-            high.eq(Mux(fill, control.zero_point, control.high)),
-        ]
+        limits = {  # a filled element is one whose clamp leaves nothing but the zero point
+            "zero_point": control.zero_point,
+            "low": Mux(fill, control.zero_point, control.low),
+            "high": Mux(fill, control.zero_point, control.high),
+        }
+        if sums is not None:
+            limits = sums.limits(config.requantise, limits)
+            from_half = from_half & sums.takes_accumulator
+        else:
+            limits |= {name: registered(m, limits[name], name) for name in ("low", "high")}
         results = []
         for index in range(config.post_lanes):
             lane = RequantiseLane(config=config, technology=self._technology)
             m.submodules[f"lane_{index}"] = lane
             factors = Signal(data.StructLayout(_factors(config)), name=f"factors_{index}")
             value = Signal(signed(config.post_bits), name=f"value_{index}")
+            other = self.window_values[index]
+            if sums is not None and reader is not None:
+                m.submodules[f"sum_{index}"] = sum_lane = SumLane(config=config)
+                m.d.comb += [
+                    sum_lane.turn.eq(sums.turn),
+                    sum_lane.byte.eq(reader.bytes[index]),
+                    sum_lane.activation.eq(lane.activation),
+                    sum_lane.scaled.eq(lane.scaled),
+                ]
+                other = Mux(sums.adding, sum_lane.value, other)
             m.d.comb += [
                 factors.eq(self.parameter_data[index].as_value()[: len(factors.as_value())]),
-                value.eq(Mux(from_half, self.drained[index], self.window_values[index])),
+                value.eq(Mux(from_half, self.drained[index], other)),
             ]
             if config.has_basis:
                 value, factors = self._combined(m, index, control, from_basis, value, factors)
@@ -195,9 +236,7 @@ class PostUnit(wiring.Component):
                 lane.bias.eq(factors.bias),
                 lane.multiplier.eq(factors.multiplier),
                 lane.shift.eq(factors.shift),
-                lane.zero_point.eq(control.zero_point.as_signed()),
-                lane.low.eq(low),
-                lane.high.eq(high),
+                *(getattr(lane, name).eq(limit.as_signed()) for name, limit in limits.items()),
             ]
             results.append(lane.activation)
         return results
@@ -240,22 +279,15 @@ class PostUnit(wiring.Component):
             groups.append(registered(m, groups[-1], f"signs_{number}"))
         return Cat(*reversed(groups))
 
-    def _write(self, m: Module, control: PostControl, element, step: Signal) -> None:
+    def _write(
+        self, m: Module, control: PostControl, element, step: Signal, reader: AddendReader | None
+    ) -> None:
         config = self._config
-        address = Signal(len(control.base), reset_less=True)
-        plane = Signal.like(address)
+        walk = Walk(m, element, step, control, name="write")
+        address = walk.address
         mask = Signal(config.bank_groups, reset_less=True)
         lane = Signal.like(control.first_bank, reset_less=True)
-        next_plane = Signal.like(address)
-        m.d.comb += next_plane.eq(plane + control.plane_step)
         with m.If(element.valid):
-            with m.If(element.pixel_end & element.area_end):
-                with m.If(element.plane_end):
-                    m.d.sync += [address.eq(next_plane), plane.eq(next_plane)]
-                with m.Else():
-                    m.d.sync += address.eq(plane)
-            with m.Elif(element.pixel_end):
-                m.d.sync += address.eq(address + step)
             with m.If(element.mask_restart):
                 m.d.sync += [mask.eq(control.mask), lane.eq(control.first_bank)]
             with m.Elif(element.mask_shift):
@@ -266,13 +298,13 @@ class PostUnit(wiring.Component):
                 with m.If(last_lane):
                     m.d.sync += mask.eq(mask << 1)
         with m.If(control.begin):
-            m.d.sync += [address.eq(control.base), plane.eq(control.base), mask.eq(control.mask)]
-            m.d.sync += lane.eq(control.first_bank)
+            walk.begin(m)
+            m.d.sync += [mask.eq(control.mask), lane.eq(control.first_bank)]
         outside = address >= config.activation_depth
         m.d.comb += [
             self.writing.eq(element.valid),
-            self.outside_activations.eq(element.valid & outside),
+            self.outside_activations.eq((element.valid & outside) | (reader.outside if reader else 0)),
             self.write_mask.eq(Mux(element.valid & ~outside, mask, 0)),
             self.write_lanes.eq(~control.packed.replicate(config.post_lanes) | (1 << lane)),
-            self.write_address.eq(address),
+            self.write_address.eq(Mux(reader.element.valid, reader.address, address) if reader else address),
         ]

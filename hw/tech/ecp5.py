@@ -30,8 +30,9 @@ class Ecp5(Portable):
                 results.append(self.lut_product(m, a, b, stages=stages))
         return results
 
-    def ram(self, *, width: int, depth: int) -> Ram:
-        return VerilogRam(width=width, depth=depth, parts=block_ram_rows(width, depth))
+    def ram(self, *, width: int, depth: int, read_back: bool = False) -> Ram:
+        parts = block_ram_rows(width, depth)
+        return VerilogRam(width=width, depth=depth, parts=parts, read_back=read_back)
 
     def host_ram(self, *, width: int, depth: int) -> Ram:
         return VerilogRam(width=width, depth=depth, parts=block_ram_rows(width, depth), late_write=True)

@@ -47,7 +47,12 @@ class Ice40(Portable):
         low = low.as_signed() if is_signed else low
         return delayed(m, low + (high << 16), 1, "wide_product", shape=signed(len(a) + len(b)))
 
-    def ram(self, *, width: int, depth: int) -> Ram:
+    def ram(self, *, width: int, depth: int, read_back: bool = False) -> Ram:
+        if read_back:
+            raise ConfigError(
+                "residual must be false on iCE40: its memories cannot be read through their write port",
+                remedy="set residual = false",
+            )
         return VerilogRam(width=width, depth=depth, early_register=True)  # 1.2 ns from clock to data (UP5K)
 
     def host_ram(self, *, width: int, depth: int) -> Ram:

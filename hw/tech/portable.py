@@ -49,9 +49,9 @@ class Portable:
         """Signed product of wide operands (the post unit's), `stages` (at least 4) registers behind them."""
         return delayed(m, a * b, stages, "wide_product", shape=signed(len(a) + len(b)))
 
-    def ram(self, *, width: int, depth: int) -> Ram:
-        """A memory with one read and one write port."""
-        return VerilogRam(width=width, depth=depth)
+    def ram(self, *, width: int, depth: int, read_back: bool = False) -> Ram:
+        """A memory with one read and one write port, which may read, too."""
+        return VerilogRam(width=width, depth=depth, read_back=read_back)
 
     def host_ram(self, *, width: int, depth: int) -> Ram:
         """A memory that the host writes while nothing reads it: single-port blocks will do, and a word may be
@@ -65,5 +65,5 @@ class Simulated(Portable):
 
     name = "simulated"
 
-    def ram(self, *, width: int, depth: int) -> Ram:
-        return Ram(width=width, depth=depth)
+    def ram(self, *, width: int, depth: int, read_back: bool = False) -> Ram:
+        return Ram(width=width, depth=depth, read_back=read_back)

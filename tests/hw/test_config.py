@@ -56,6 +56,11 @@ def test_toml_round_trip(tmp_path):
             {"accumulator_width": 16},
             "configuration tiny: accumulator_width must be 24 .. 32, not 16; choose a value in that range",
         ),
+        (
+            {"accumulator_width": 24},
+            "configuration tiny: accumulator_width must be at least 29 with residual = true and exact "
+            "requantisation, not 24; raise it, or set residual to false",
+        ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
         (
             {"baud": 90_000_000},

@@ -106,7 +106,8 @@ def test_core_equals_executor_on_random_programs(changes):
     config = load_config("tiny").replace(**{"post_lanes": 1, **small, **changes})
     rng = random.Random(SEED)
     memories = random_programs.random_memories(rng, config, wild=False)
-    program = random_programs.random_program(rng, config, pairs=12)
+    program = random_programs.random_program(rng, config, pairs=16)
+    assert any(item.opcode is Opcode.ADD for item in program)
     used = {item["kind"] for item in program if item.opcode is Opcode.MATRIX}
     drained = {item["source"] for item in program if item.opcode is Opcode.POST}
     assert used == set(isa.kinds(config)) and (Source.BASIS in drained) == config.has_basis

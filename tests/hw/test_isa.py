@@ -21,7 +21,7 @@ EVERYTHING = BINARY.replace(pe_kinds=["xnor", "shift", "mul"], rebuild=True)
 def random_instruction(rng: random.Random, opcode: Opcode) -> isa.Instruction:
     fields = {}
     for name, place in PLACEMENTS[opcode].items():
-        signed = name in ("zero_point", "low", "high")
+        signed = name in isa._SIGNED
         low, high = (-128, 127) if signed else (place.field.low, place.field.high)
         fields[name] = rng.choice((low, high, rng.randint(low, high)))
     return isa.instruction(opcode, **fields)

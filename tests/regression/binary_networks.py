@@ -24,8 +24,8 @@ _ACTIVATION = 74
 
 
 @st.composite
-def _shapes(draw, *, mixed: bool) -> dict[str, Any]:
-    """A network of binary layers; `mixed`: which begins and ends with others."""
+def _shapes(draw) -> dict[str, Any]:
+    """A network of binary layers; the last one may give int8."""
     layers = [
         {
             "channels": draw(st.integers(1, CHANNELS)),
@@ -37,34 +37,36 @@ def _shapes(draw, *, mixed: bool) -> dict[str, Any]:
         for _ in range(draw(st.integers(1, 2)))
     ]
     return {
-        "mixed": mixed,
-        "channels": draw(st.integers(1, 4 if mixed else CHANNELS)),
+        "around": None,
+        "channels": draw(st.integers(1, CHANNELS)),
         "size": (draw(st.integers(1, 7)), draw(st.integers(1, 7))),
         "layers": layers,
-        "smartdeal": draw(st.sampled_from(["first", "last"])),
         "whole": draw(st.booleans()),
         "zero_point": draw(st.integers(-128, 127)),
         "seed": draw(st.integers(0, 1 << 30)),
     }
 
 
-def _chosen_shapes(config: AcceleratorConfig, *, mixed: bool) -> list[dict[str, Any]]:
-    """An image of one row, one of one column, a byte of channels, a bit more; between other layers, one with
-    all sorts of edges, and SmartDeal weights before or behind it.
+def _chosen_shapes(config: AcceleratorConfig, seed: int) -> list[dict[str, Any]]:
+    """An image of one row, one of one column, a byte of channels, a bit more; and, if there are ``mul`` PEs,
+    an image with all sorts of edges between other layers, the first or last of which has SmartDeal weights.
     """
     layer = {"kernel": (3, 3), "stride": 1, "padding": 1, "pool": None}
-    common = {"mixed": mixed, "smartdeal": "first", "whole": False, "zero_point": 3, "seed": 1}
-    if not mixed:
-        return [
-            common | {"channels": 8, "size": (1, 7), "layers": [layer | {"channels": 17, "pool": POOLS[3]}]},
-            common | {"channels": 9, "size": (5, 1), "layers": [layer | {"channels": 9}]},
-        ]
+    common = {"around": None, "whole": False, "zero_point": 3, "seed": seed}
+    found = [
+        common | {"channels": 8, "size": (1, 7), "layers": [layer | {"channels": 17, "pool": POOLS[3]}]},
+        common | {"channels": 9, "size": (5, 1), "layers": [layer | {"channels": 9}]},
+    ]
+    if "mul" not in config.pe_kinds:
+        return found
     layers = [
-        layer | {"channels": 16, "pool": POOLS[1]},
+        layer | {"channels": 8, "pool": POOLS[1]},
         layer | {"channels": 9, "kernel": (1, 1), "padding": 0},
     ]
     square = common | {"channels": 3, "size": (5, 4), "layers": layers, "whole": True}
-    return [square, *([square | {"smartdeal": "last", "zero_point": -128}] if config.smartdeal else [])]
+    # Signs of SmartDeal sums can be written only if the weights are rebuilt.
+    possible = {"int8": not config.smartdeal, "first": config.rebuild, "last": config.smartdeal}
+    return found + [square | {"around": around} for around, fits in possible.items() if fits]
 
 
 class _Builder:
@@ -76,7 +78,7 @@ class _Builder:
         self._exponents = _NARROW_EXPONENTS if narrow else EXPONENTS
         self._rng = np.random.default_rng(shape["seed"])
         self.graph = Graph(mode=config.requantise, inputs=["x"], outputs=[])
-        self._add_tensor("x", shape["channels"], *shape["size"], binary=not shape["mixed"])
+        self._add_tensor("x", shape["channels"], *shape["size"], binary=shape["around"] is None)
 
     def _add_tensor(self, name: str, channels: int, height: int, width: int, *, binary: bool) -> None:
         if binary:
@@ -158,32 +160,29 @@ def _fitting(window: Window, size: tuple[int, int]) -> Window:
 
 
 def _graph(config: AcceleratorConfig, shape: dict[str, Any]) -> Graph:
-    made = _Builder(config, shape)
-    around = Window((3, 3), padding=(1, 1, 1, 1))
-    if shape["mixed"]:  # SmartDeal weights can give signs only if they are rebuilt
-        smartdeal = config.rebuild and shape["smartdeal"] == "first"
-        made.convolution(10, around, binary=True, smartdeal=smartdeal)
+    made, around = _Builder(config, shape), shape["around"]
+    same_size = Window((3, 3), padding=(1, 1, 1, 1))
+    if around:
+        made.convolution(10, same_size, binary=True, smartdeal=around == "first")
     for layer in shape["layers"]:
         window = Window(layer["kernel"], (layer["stride"],) * 2, (layer["padding"],) * 4)
         made.convolution(layer["channels"], _fitting(window, made.last.shape[1:]), binary=True)
         if layer["pool"] is not None:
             made.pool(_fitting(layer["pool"], made.last.shape[1:]))
-    if shape["mixed"] or shape["whole"]:
-        made.convolution(5, Window(made.last.shape[1:]) if shape["whole"] else around, binary=False)
-    if shape["mixed"]:
-        smartdeal = config.smartdeal and shape["smartdeal"] == "last"
-        made.convolution(7, around, binary=False, smartdeal=smartdeal)
+    if shape["whole"]:
+        made.convolution(5, Window(made.last.shape[1:]), binary=False)
+    if around:
+        made.convolution(7, same_size, binary=False, smartdeal=around == "last")
     made.graph.outputs = [made.last.name]
     return made.graph
 
 
 def binary_graphs(config: AcceleratorConfig, seed: int, count: int = 1) -> list[tuple[str, Graph]]:
-    """Names and networks: chosen ones, and `count` drawn, of each sort that the configuration can execute."""
-    shapes: list[dict[str, Any]] = []
-    for mixed in (False, True):
-        if config.has_packing and (not mixed or "mul" in config.pe_kinds):
-            _, *drawn = draw(_shapes(mixed=mixed), 1 + count, seed)  # the first is the smallest there is
-            shapes += [*_chosen_shapes(config, mixed=mixed), *drawn]
+    """Names and networks: chosen ones, and `count` drawn; none without ``xnor`` PEs."""
+    if not config.has_packing:
+        return []
+    _, *drawn = draw(_shapes(), 1 + count, seed)  # the first is the smallest there is
+    shapes = [*_chosen_shapes(config, seed), *drawn]
     return [(f"binary {shape}", _graph(config, shape)) for shape in shapes]
 
 

@@ -45,6 +45,7 @@ _CHANGES = {
         "tile_cols": 7,
         "pe_kinds": ["shift"],
         "accumulator_width": 24,
+        "residual": False,
     },
     "binary": {"rows": 8, "cols": 8, "tile_rows": 4, "post_lanes": 8, "pe_kinds": ["xnor"]},
     "everything": {

@@ -73,9 +73,9 @@ COMPILED = Recipe(
     teacher=TrainingOptions(epochs=10),
 )
 COMPARED = Recipe(
-    widths=(8, 8, 8, 8),
-    binary=TrainingOptions(epochs=60, batch=128, learning_rate=3e-2, weight_decay=0.1),
-    teacher=TrainingOptions(epochs=30),
+    widths=(16, 16, 16, 16),
+    binary=TrainingOptions(epochs=40, batch=128, learning_rate=3e-2, weight_decay=0.1),
+    teacher=TrainingOptions(epochs=20),
 )
 """So narrow that networks differ."""
 

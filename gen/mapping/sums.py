@@ -1,0 +1,125 @@
+"""Sums of two tensors: the post unit adds the other tensor to what a convolution writes, so that a sum costs
+no pass over the data of its own.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from popshift.gen.graph import (
+    Add,
+    Convolution,
+    Factor,
+    FusedSum,
+    Graph,
+    Operator,
+    Requantisation,
+    Tensor,
+    Window,
+)
+from popshift.hw import numerics
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
+from popshift.hw.isa import Lane
+
+
+def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
+    """A graph without `Add`: each has become part of the convolution that makes one of its inputs, the later
+    one if both could. If neither is made by one, or the result is needed elsewhere too, a 1 x 1 convolution
+    that copies comes in between.
+
+    Raises
+    ------
+    ModelError: the configuration cannot add tensors.
+    """
+    operators: list[Operator] = []
+    tensors = dict(graph.tensors)
+    for operator in graph.operators:
+        if not isinstance(operator, Add):
+            operators.append(operator)
+            continue
+        if not config.residual:
+            raise ModelError(
+                f"configuration {config.name} cannot add two tensors",
+                where=f"layer {operator.name}",
+                remedy="use a configuration with residual = true",
+            )
+        producer = _producer(graph, operator, operators, config)
+        if producer is None:
+            copied = graph.tensors[operator.input]
+            result = dataclasses.replace(copied, name=f"{operator.name}.copy")
+            producer = _copy(graph, copied, result)
+            swapped = False
+        else:
+            operators.remove(producer)
+            result = tensors.pop(producer.output)
+            swapped = producer.output == operator.other
+        operators.append(_fused(producer, operator, result, swapped=swapped))
+    return dataclasses.replace(graph, tensors=tensors, operators=operators)
+
+
+def _producer(
+    graph: Graph, add: Add, operators: list[Operator], config: AcceleratorConfig
+) -> Convolution | None:
+    """The last convolution that makes one of the inputs, for nothing else, and that can be drained so."""
+    if add.input == add.other:
+        return None
+    for operator in reversed(operators):
+        if (
+            isinstance(operator, Convolution)
+            and operator.output in add.inputs
+            and operator.sum is None
+            and (operator.factors is None or config.rebuild)
+            and operator.output not in graph.outputs
+            and len(graph.consumers(operator.output)) == 1
+        ):
+            return operator
+    return None
+
+
+def _copy(graph: Graph, source: Tensor, result: Tensor) -> Convolution:
+    channels = source.shape[0]
+    multiplier, shift = numerics.identity_multiplier(graph.mode)
+    return Convolution(
+        name="copy",
+        input=source.name,
+        output=result.name,
+        window=Window((1, 1)),
+        weight=np.eye(channels, dtype=np.int8)[:, :, None, None],
+        bias=np.zeros(channels, np.int64),
+        requantisation=Requantisation(
+            multiplier=np.full(channels, multiplier, np.int64),
+            shift=np.full(channels, shift, np.int64),
+            low=numerics.ACTIVATION_MIN,
+            high=numerics.ACTIVATION_MAX,
+        ),
+    )
+
+
+def _fused(producer: Convolution, add: Add, result: Tensor, *, swapped: bool) -> Convolution:
+    own, of_other = (add.second, add.first) if swapped else (add.first, add.second)
+    fused = FusedSum(
+        name=add.name,
+        result=result,
+        other=add.input if swapped else add.other,
+        own=own,
+        of_other=of_other,
+        requantisation=add.requantisation,
+    )
+    return dataclasses.replace(producer, name=f"{producer.name} + {add.name}", output=add.output, sum=fused)
+
+
+def sum_lanes(fused: FusedSum, other_zero_point: int, config: AcceleratorConfig) -> list[list[Lane]]:
+    """The three parameter words in front of the channels': of the other tensor, the result, their sum."""
+    shift = config.requantise.sum_shift
+    last = fused.requantisation
+
+    def scaled(zero_point: int, factor: Factor) -> Lane:
+        return Lane(-zero_point << shift, factor.multiplier, factor.shift)
+
+    words = [
+        scaled(other_zero_point, fused.of_other),
+        scaled(fused.result.zero_point, fused.own),
+        Lane(0, int(last.multiplier[0]), int(last.shift[0])),
+    ]
+    return [[lane] * config.post_lanes for lane in words]

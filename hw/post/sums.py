@@ -1,0 +1,226 @@
+"""Sums of two tensors in the post unit: every result goes through its lane three times more.
+
+An ADD takes a cycle of each *turn* for a result: the accumulator becomes an activation; the other tensor's
+byte is scaled; the activation is; their sum is requantised. The four follow each other at fixed distances, so
+that results of one instruction can be under way at any time, each `SUM_PERIOD` cycles behind the other.
+"""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from popshift.hw import isa
+from popshift.hw.config import AcceleratorConfig
+from popshift.hw.memory.activations import ActivationMemory, address_bits
+from popshift.hw.numerics import Requantise
+from popshift.hw.pipeline import delayed, registered
+from popshift.hw.post.elements import ELEMENT, Walk
+from popshift.hw.post.requantise import latency, scaled_latency
+
+SUM_PERIOD = 4
+ACCUMULATOR, BYTE, RESULT, SUM = range(SUM_PERIOD)
+"""The turns: what enters the lanes."""
+_SELECT_LATENCY = 2
+"""Cycles from the bytes of all banks to those of a group."""
+ADDEND_FIELDS = ("base", "y_step", "plane_step", "group")
+_NEIGHBOURS = 4
+"""Groups among which the first step of the selection is."""
+
+
+def _lags(mode: Requantise) -> tuple[int, int]:
+    """How long after its accumulator a result, and then its sum, enters the lanes."""
+    result = latency(mode) + (RESULT - latency(mode)) % SUM_PERIOD
+    ready = result + scaled_latency(mode) + 1
+    return result, ready + (SUM - ready) % SUM_PERIOD
+
+
+RESULT_LAG, SUM_LATENCY = _lags(Requantise.EXACT)
+"""`SUM_LATENCY`: by how many cycles a sum is written later than a result without."""
+assert _lags(Requantise.COMPACT) == (RESULT_LAG, SUM_LATENCY), "one schedule for both modes"
+READ_LAG = RESULT_LAG - 1 - _SELECT_LATENCY - ActivationMemory.THERE_LATENCY
+"""How long after the accumulator has entered the lanes the byte's address is at the memory."""
+
+
+class SumLane(wiring.Component):
+    """What enters a lane of the post unit in the turns BYTE, RESULT and SUM.
+
+    Members
+    -------
+    turn: of the lanes' input. byte: the tensor's, in turn BYTE. activation, scaled: the lane's results.
+    value: for the lane.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._mode = config.requantise
+        super().__init__(
+            {
+                "turn": In(range(SUM_PERIOD)),
+                "byte": In(signed(8)),
+                "activation": In(signed(8)),
+                "scaled": In(signed(config.post_bits)),
+                "value": Out(signed(config.post_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        result = delayed(m, self.activation, RESULT_LAG - latency(self._mode), "result")
+        of_byte = registered(m, self.scaled, "scaled_byte")
+        total = registered(m, self.scaled + of_byte, "sum", shape=self.value.shape())
+        waits = SUM_LATENCY - RESULT_LAG - scaled_latency(self._mode) - 1
+        total = delayed(m, total, waits, "sum_waits")
+        raised = Mux(self.turn == BYTE, self.byte, result) << self._mode.sum_shift
+        m.d.comb += self.value.eq(Mux(self.turn == SUM, total, raised))
+        return m
+
+
+class AddendReader(wiring.Component):
+    """Walks through the tensor that is added, as the results are written, and fetches its bytes.
+
+    Members
+    -------
+    begin: strobe: a new instruction. base, x_step, y_step, plane_step, group: the instruction's.
+    element: valid in the cycle in which the address must be at the memory.
+    address: of all banks. outside: it lies beyond the memory.
+    bytes_there: of all banks, `ActivationMemory.THERE_LATENCY` cycles later. bytes: of the group, two cycles
+        behind them.
+    """
+
+    def __init__(self, *, config: AcceleratorConfig) -> None:
+        self._config = config
+        bits = isa.heeded_bits("addend_base", config)
+        super().__init__(
+            {
+                "begin": In(1),
+                **{name: In(bits) for name in ("base", "x_step", "y_step", "plane_step")},
+                "group": In(isa.PLACEMENTS[isa.Opcode.ADD]["addend_group"].field.bits),
+                "element": In(ELEMENT),
+                "address": Out(address_bits(config)),
+                "outside": Out(1),
+                "bytes_there": In(data.ArrayLayout(unsigned(8), config.rows)),
+                "bytes": Out(data.ArrayLayout(signed(8), config.post_lanes)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, element = self._config, self.element
+        step = Mux(element.row_end, self.y_step, self.x_step)
+        walk = Walk(m, element, step, self, name="walk")
+        with m.If(self.begin):
+            walk.begin(m)
+        group = Signal(config.bank_groups, reset_less=True)
+        held = Signal.like(group)
+        with m.If(element.valid):
+            m.d.sync += held.eq(group)
+            with m.If(element.mask_restart):
+                m.d.sync += group.eq(1 << self.group)
+            with m.Elif(element.mask_shift):
+                m.d.sync += group.eq(group << 1)
+        with m.If(self.begin):
+            m.d.sync += group.eq(1 << self.group)
+        m.d.comb += [
+            self.address.eq(walk.address),
+            self.outside.eq(element.valid & (walk.address >= config.activation_depth)),
+        ]
+        # `held` stands until the next byte's address comes, which is longer than memory and selection take.
+        for lane in range(config.post_lanes):
+            banks = [self.bytes_there[bank] for bank in range(lane, config.rows, config.post_lanes)]
+            chosen = [Mux(held[number], byte, 0) for number, byte in enumerate(banks)]
+            near = [
+                registered(m, _either(chosen[first : first + _NEIGHBOURS]), f"near_{lane}_{first}")
+                for first in range(0, len(chosen), _NEIGHBOURS)
+            ]
+            m.d.comb += self.bytes[lane].eq(registered(m, _either(near), f"byte_{lane}"))
+        return m
+
+
+def _either(values: list):
+    """Bitwise or."""
+    found = values[0]
+    for value in values[1:]:
+        found = found | value
+    return found
+
+
+class Sums:
+    """What an ADD changes in the post unit, as far as it is not in its lanes.
+
+    `adding` is 0 while another instruction is executed; then nothing here has an effect.
+
+    Parameters
+    ----------
+    control: a `PostControl`, whose `may_take` is driven here.
+    entry: cycles from an element's issue until the accumulator enters the lanes.
+    parameters: cycles from the address of parameters until they enter the lanes.
+    """
+
+    def __init__(
+        self, m: Module, control: Any, config: AcceleratorConfig, *, entry: int, parameters: int
+    ) -> None:
+        self._m, self._control, self._entry, self._parameters = m, control, entry, parameters
+        self._written = SUM_LATENCY + latency(config.requantise)
+        assert (self._written - READ_LAG) % SUM_PERIOD, "the port cannot read and write in one cycle"
+        self.adding = registered(m, control.adding, "adding")
+        self._turn = Signal(range(SUM_PERIOD), name="turn")
+        m.d.sync += self._turn.eq(Mux(control.begin, 0, self._turn + 1))
+        first_next = control.begin | (self._turn == SUM_PERIOD - 1)
+        m.d.comb += control.may_take.eq(registered(m, ~control.adding | first_next, "may_take"))
+        self.turn = registered(m, self._turn_at(entry - 1), "lane_turn")
+        self.takes_accumulator = registered(
+            m, ~control.adding | (self._turn_at(entry - 1) == ACCUMULATOR), "takes_accumulator"
+        )
+        # Elements are issued in turn 0, so that one kept for a period is enough.
+        self._stages = [control.element.as_value()]
+        for stage in range(-(-(entry + self._written) // SUM_PERIOD)):
+            kept = Signal(ELEMENT.size, name=f"sum_element_{stage}", reset_less=True)
+            valid = Signal(name=f"sum_valid_{stage}")
+            with m.If(self._turn == 0):
+                m.d.sync += [kept.eq(self._stages[-1]), valid.eq(self._stages[-1][0] & control.adding)]
+            self._stages.append(Cat(valid, kept[1:]))
+
+    def _turn_at(self, age: int):
+        """The turn in which an accumulator was that is `age` cycles old now."""
+        return (self._turn + -age % SUM_PERIOD)[: len(self._turn)]
+
+    def _element(self, lag: int) -> data.View:
+        """The element `lag` cycles after its accumulator has entered the lanes; valid for one cycle."""
+        age = self._entry + lag
+        stage = self._stages[-(-age // SUM_PERIOD)]
+        valid = stage[0] & (self._turn == age % SUM_PERIOD)
+        return data.View(ELEMENT, Cat(valid, stage[1:]))
+
+    def parameter_address(self, late_address):
+        """That of the accumulator's parameters, or in the other turns of the words in front."""
+        m, front = self._m, Signal.like(late_address, name="front_address", reset_less=True)
+        turn = self._turn_at(self._entry - self._parameters - 1)
+        m.d.sync += front.eq(self._control.parameter_base - SUM_PERIOD + turn)
+        own = registered(m, ~self._control.adding | (turn == ACCUMULATOR), "own_parameters")
+        return Mux(own, late_address, front)
+
+    def early_element(self, other: data.View) -> data.View:
+        """The element that is written in the next cycle: a sum, or another instruction's."""
+        own = self._element(self._written - 1)
+        return data.View(ELEMENT, Mux(self.adding, own.as_value(), other.as_value()))
+
+    def limits(self, mode: Requantise, others: dict[str, Any]) -> dict[str, Signal]:
+        """Zero point and limits for the lanes, registers: those in front of the sum in its cycles."""
+        cycles = {"zero_point": scaled_latency(mode)}
+        cycles |= dict.fromkeys(("low", "high"), scaled_latency(mode) + 1)
+        found = {}
+        for name, other in others.items():
+            inner = getattr(self._control, f"inner_{name}")
+            taken = self._turn_at(self._entry + cycles[name] - 1) == ACCUMULATOR
+            chosen = Mux(self._control.adding & taken, inner, other)
+            found[name] = registered(self._m, chosen, f"lane_{name}", shape=signed(8))
+        return found
+
+    def read(self, reader: AddendReader) -> None:
+        """Connect what fetches the bytes."""
+        names = ("begin", "x_step")
+        self._m.d.comb += [getattr(reader, name).eq(getattr(self._control, name)) for name in names]
+        for name in ADDEND_FIELDS:
+            self._m.d.comb += getattr(reader, name).eq(getattr(self._control, f"addend_{name}"))
+        self._m.d.comb += reader.element.eq(self._element(READ_LAG))
