@@ -159,7 +159,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         post |= {
             "addend_base": rng.randint(10, 40),
             "addend_y_step": rng.randint(0, 9),
-            "addend_plane_step": rng.randint(-1, 60 // planes),
+            "addend_plane_step": rng.randint(-1 if planes < 10 else 0, 60 // planes),
             "addend_group": rng.randrange(config.bank_groups + 1),
             "inner_zero_point": rng.randint(-128, 127),
             "inner_low": rng.choice((-128, low)),
@@ -227,6 +227,8 @@ def _spoil(
             if "addend_base" in post:
                 post["addend_base"] = depth - rng.randint(0, 30)
                 post["parameter_base"] -= rng.randrange(2)
+            else:
+                post["parameter_base"] = config.parameter_depth - rng.randint(0, 4)
 
 
 def random_program(

@@ -119,6 +119,7 @@ def signs_of(convolution: Convolution, operator: FloatConvolution, mode: Requant
         bias=bias,
         requantisation=identity(len(weight), mode),
         factors=None if weight is not convolution.weight else convolution.factors,
+        groups=convolution.groups,
     )
 
 

@@ -19,8 +19,18 @@ from popshift.firmware_py.bits import packed_size
 from popshift.firmware_py.tensors import quantise as quantise_values
 from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of, whole
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
-from popshift.gen.frontend.float_graph import FloatConvolution, FloatFactors, FloatGraph, FloatPool
+from popshift.gen.compress.sums import sum_factors
+from popshift.gen.frontend.float_graph import (
+    FloatAdd,
+    FloatConvolution,
+    FloatFactors,
+    FloatGraph,
+    FloatPool,
+    FloatSign,
+    inputs_of,
+)
 from popshift.gen.graph import (
+    Add,
     Convolution,
     Factors,
     Graph,
@@ -29,6 +39,7 @@ from popshift.gen.graph import (
     Pooling,
     Requantisation,
     Tensor,
+    Window,
     wider_accumulators,
 )
 from popshift.hw import numerics
@@ -85,7 +96,12 @@ def quantise(
         source, shape = result.tensors[operator.input], graph.tensors[operator.output].shape
         output_range = ranges[operator.output]
         quantised: Operator
-        if graph.tensors[operator.output].sign:
+        if isinstance(operator, FloatAdd):
+            tensor, added = _sum(operator, result.tensors, shape, output_range, mode)
+            result.tensors[tensor.name] = tensor
+            result.operators.append(added)
+            continue
+        if isinstance(operator, FloatSign) or graph.tensors[operator.output].sign:
             result.tensors[operator.output] = binary_tensor(graph.tensors[operator.output])
             result.operators.append(_to_bits(operator, source, shape, output_range, mode, accumulator_width))
             continue
@@ -101,8 +117,36 @@ def quantise(
     return result
 
 
+def _sum(
+    operator: FloatAdd,
+    tensors: dict[str, Tensor],
+    shape: tuple[int, int, int],
+    output_range: tuple[float, float],
+    mode: Requantise,
+) -> tuple[Tensor, Add]:
+    """A sum of two tensors, with the factors of TensorFlow Lite's ADD."""
+    scales = [tensors[name].scale for name in inputs_of(operator)]
+    tensor = Tensor(operator.output, shape, *affine(*output_range))
+    first, second, last = sum_factors(scales[0], scales[1], tensor.scale, mode)
+    requantisation = Requantisation(
+        multiplier=np.array([last.multiplier], np.int64),
+        shift=np.array([last.shift], np.int64),
+        low=_limit(operator.low, tensor),
+        high=_limit(operator.high, tensor),
+    )
+    return tensor, Add(
+        name=operator.name,
+        input=operator.input,
+        other=operator.other,
+        output=operator.output,
+        first=first,
+        second=second,
+        requantisation=requantisation,
+    )
+
+
 def _to_bits(
-    operator: FloatConvolution | FloatPool,
+    operator: FloatConvolution | FloatPool | FloatSign,
     source: Tensor,
     shape: tuple[int, int, int],
     output_range: tuple[float, float],
@@ -110,14 +154,15 @@ def _to_bits(
     accumulator_width: int,
 ) -> Operator:
     """A layer with a binary output."""
-    if isinstance(operator, FloatPool):
+    if not isinstance(operator, FloatConvolution):
+        alone = isinstance(operator, FloatSign)
         return Pool(
             name=operator.name,
             input=operator.input,
             output=operator.output,
-            window=operator.window,
+            window=Window((1, 1)) if alone else operator.window,
             operation=Pooling.MAX,
-            requantisation=identity(packed_size(shape[0]), mode),
+            requantisation=identity(shape[0] if alone else packed_size(shape[0]), mode),
         )
     if source.bits:
         return binarised(operator, source, mode)
@@ -174,6 +219,7 @@ def _convolution(
         bias=bias,
         requantisation=requantisation,
         factors=None if factors is None else factors.factors,
+        groups=operator.groups,
     )
 
 

@@ -7,7 +7,7 @@ or raises `UnsupportedError`.
 from collections.abc import Callable
 from typing import Any
 
-from popshift.gen.frontend import aten_convolution, aten_elementwise, aten_pooling
+from popshift.gen.frontend import aten_convolution, aten_elementwise, aten_pooling, aten_sums
 from popshift.gen.frontend.operands import Call, Importer
 from popshift.gen.graph import Pooling
 
@@ -28,6 +28,8 @@ HANDLERS: dict[str, Handler] = {
     "adaptive_max_pool2d": aten_pooling.adaptive_pool(3, Pooling.MAX),
     "adaptive_max_pool1d": aten_pooling.adaptive_pool(2, Pooling.MAX),
     "mean": aten_pooling.mean,
+    "add": aten_sums.add,
+    "slice": aten_sums.slice_of,
     "ge": aten_elementwise.not_negative,
     "where": aten_elementwise.where,
     "pad": aten_elementwise.pad,

@@ -33,9 +33,6 @@ def convolution(rank: int) -> Callable[[Importer, Call], Value]:
 
     def handle(importer: Importer, call: Call) -> Value:
         value, arguments = image_operand(importer, call, rank), call.arguments
-        if arguments["groups"] != 1:
-            remedy = "use groups = 1 (depthwise convolution is not supported by this version)"
-            raise UnsupportedError(f"groups = {arguments['groups']}, only 1 is supported", remedy)
         weight = importer.constant(call, "weight")
         weight = weight[:, :, None, :] if rank == 2 else weight
         kernel, dilation = (
@@ -53,13 +50,18 @@ def convolution(rank: int) -> Callable[[Importer, Call], Value]:
             sum_of_paddings(value.padding, own),
             dilation,
         )
-        return _emit_convolution(importer, call, value, window, weight)
+        return _emit_convolution(importer, call, value, window, weight, arguments["groups"])
 
     return handle
 
 
 def _emit_convolution(
-    importer: Importer, call: Call, value: Value, window: Window, weight: NDArray[np.float64]
+    importer: Importer,
+    call: Call,
+    value: Value,
+    window: Window,
+    weight: NDArray[np.float64],
+    groups: int = 1,
 ) -> Value:
     missing = call.arguments["bias"] is None
     bias = np.zeros(weight.shape[0]) if missing else importer.constant(call, "bias").reshape(-1)
@@ -72,6 +74,7 @@ def _emit_convolution(
         weight=weight,
         bias=bias,
         smartdeal=importer.smartdeal(call),
+        groups=groups,
     )
     importer.emit(operator, (weight.shape[0], *window.output_size(height, width)))
     return result_of(call)

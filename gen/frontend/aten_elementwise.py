@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from popshift.gen.frontend.aten_sums import with_channels
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.operands import (
     Call,
@@ -101,6 +102,8 @@ def pad(importer: Importer, call: Call) -> Value:
         raise UnsupportedError(f"{what}, only zeros are supported", "pad with zeros")
     value = call.arguments["self"]
     left, right, top, bottom, *more = [*widths, 0, 0, 0, 0][: max(4, len(widths))]
+    if not any((left, right, top, bottom)) and len(value.dims) == 3 and len(more) == 2 and min(more) >= 0:
+        return with_channels(importer, call, value, *more)
     if (
         any(more)
         or any(width < 0 for width in widths)

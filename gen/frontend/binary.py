@@ -15,6 +15,9 @@ from popshift.gen.frontend.float_graph import (
     FloatOperator,
     FloatPool,
     FloatTensor,
+    by_input,
+    inputs_of,
+    reading,
 )
 from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
 from popshift.gen.graph import Pooling
@@ -35,11 +38,7 @@ def signs_once(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
         del graph.tensors[name]
     graph.outputs = [same.get(name, name) for name in graph.outputs]
     graph.dims = {same.get(name, name): dims for name, dims in graph.dims.items()}
-    return [
-        dataclasses.replace(operator, input=same.get(operator.input, operator.input))
-        for operator in raw
-        if operator.output not in same
-    ]
+    return [reading(operator, same) for operator in raw if operator.output not in same]
 
 
 def before_pools(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperator]:
@@ -96,7 +95,7 @@ def _turns(chain: Sequence[RawOperator]) -> bool:
 
 def _only_weights(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> bool:
     """Whether nothing but layers with weights reads a tensor, poolings of it included."""
-    readers = [operator for operator in raw if operator.input == tensor]
+    readers = [operator for operator in raw if tensor in inputs_of(operator)]
     return tensor not in graph.outputs and all(
         isinstance(operator, FloatConvolution)
         or (isinstance(operator, FloatPool) and _turns_too(graph, raw, operator))
@@ -137,7 +136,8 @@ def _in_front(
 
 
 def _readers(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> int:
-    return sum(operator.input == tensor for operator in raw) + graph.outputs.count(tensor)
+    readers = [name for operator in raw for name in inputs_of(operator)]
+    return readers.count(tensor) + graph.outputs.count(tensor)
 
 
 def _with_weights_negated(raw: list[RawOperator], negated: dict[str, NDArray[np.bool_]]) -> list[RawOperator]:
@@ -147,7 +147,7 @@ def _with_weights_negated(raw: list[RawOperator], negated: dict[str, NDArray[np.
         if negate is not None and isinstance(operator, FloatPool):
             negated[operator.output] = negate
         elif negate is not None and isinstance(operator, FloatConvolution):
-            weight = np.where(negate[None, :, None, None], -operator.weight, operator.weight)
+            weight = np.where(by_input(negate, operator), -operator.weight, operator.weight)
             operator = dataclasses.replace(operator, weight=weight)
         found.append(operator)
     return found
@@ -172,11 +172,7 @@ def signs_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOperat
         names |= {operator.name for operator in chain}
         for operator in chain:
             del graph.tensors[operator.output]
-    return [
-        dataclasses.replace(operator, input=gone.get(operator.input, operator.input))
-        for operator in raw
-        if operator.name not in names
-    ]
+    return [reading(operator, gone) for operator in raw if operator.name not in names]
 
 
 def _threshold(chain: Sequence[RawOperator]) -> float | None:
@@ -216,14 +212,20 @@ def _float(ordered: int) -> np.float32:
     return -magnitude if ordered < 0 else magnitude
 
 
-def unsupported_reader(operator: FloatConvolution | FloatPool, source: FloatTensor) -> Finding | None:
+def unsupported_reader(operator: FloatOperator, source: FloatTensor) -> Finding | None:
     """Why an operator cannot work on the binary tensor `source`; None if it can."""
     if isinstance(operator, FloatConvolution):
+        if operator.groups != 1:
+            what = f"its input is binary and it has {operator.groups} groups"
+            return Finding(operator.name, "convolution", False, what, "use groups = 1 behind a sign")
         if binary_weight(operator) is not None:
             return None
         what = "its input is binary, its weights are not"
         remedy = "give it binary weights (BinaryConv2d, BinaryLinear), or an input that is not a sign"
         return Finding(operator.name, "convolution", False, what, remedy)
+    if not isinstance(operator, FloatPool):
+        what = "its input is binary, it works on numbers only"
+        return Finding(operator.name, "add", False, what, "take the tensor in front of the sign")
     if operator.operation is Pooling.MAX and (operator.low, operator.high) == (-np.inf, np.inf):
         return None
     what = "its input is binary, of which only maxima can be pooled"

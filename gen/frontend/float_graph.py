@@ -4,9 +4,11 @@ Batch norm and activations are already folded into them (`popshift.gen.frontend.
 here becomes one int8 tensor of the integer graph.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ class FloatConvolution:
     """``clamp(bias[m] + sum x * weight, low, high)``. A fully connected layer is one whose kernel covers its
     input.
 
-    ``weight``: (out channels, in channels, kernel height, kernel width); ``bias``: (out channels,);
+    ``weight``: (out channels, in channels / groups, kernel height, kernel width); ``bias``: (out channels,);
     ``smartdeal``, ``binary``: the form of the weight, if it has one.
 
     If ``sign`` is not 0, the output is binary: ``sign`` where the value is not negative, else ``-sign``; the
@@ -84,6 +86,7 @@ class FloatConvolution:
     sign: float = 0.0
     negate: NDArray[np.bool_] | None = None
     whole: bool = False
+    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,48 @@ class FloatPool:
     high: float = math.inf
 
 
-FloatOperator = FloatConvolution | FloatPool
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatAdd:
+    """``clamp(input + other, low, high)`` of two tensors of one shape."""
+
+    name: str
+    input: str
+    other: str
+    output: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatSign:
+    """A binary tensor on its own: ``sign`` where the input is not negative, else ``-sign``."""
+
+    name: str
+    input: str
+    output: str
+    sign: float
+
+
+FloatOperator = FloatConvolution | FloatPool | FloatAdd | FloatSign
+
+
+def inputs_of(operator: Any) -> tuple[str, ...]:
+    """The tensors that an operator reads."""
+    return (operator.input, operator.other) if isinstance(operator, FloatAdd) else (operator.input,)
+
+
+def reading(operator: Any, names: Mapping[str, str]) -> Any:
+    """The operator with some of its inputs under another name."""
+    changes = {"input": names.get(operator.input, operator.input)}
+    if isinstance(operator, FloatAdd):
+        changes["other"] = names.get(operator.other, operator.other)
+    return dataclasses.replace(operator, **changes)
+
+
+def by_input(values: NDArray[Any], layer: FloatConvolution) -> NDArray[Any]:
+    """One value for each input channel as the layer's weights see them: (out, in / groups, 1, 1)."""
+    of_groups = values.reshape(layer.groups, -1)
+    return np.repeat(of_groups, len(layer.weight) // layer.groups, axis=0)[:, :, None, None]
 
 
 @dataclass(kw_only=True)
@@ -150,6 +194,10 @@ def evaluate(graph: FloatGraph, x: torch.Tensor) -> dict[str, torch.Tensor]:
         if isinstance(operator, FloatConvolution):
             raw = _convolve(operator, source).clamp(operator.low, operator.high)
             values[operator.output] = _signs(operator, raw) if operator.sign else raw
+        elif isinstance(operator, FloatAdd):
+            values[operator.output] = (source + values[operator.other]).clamp(operator.low, operator.high)
+        elif isinstance(operator, FloatSign):
+            values[operator.output] = _either(source >= 0, operator.sign)
         else:
             values[operator.output] = _pool(operator, source).clamp(operator.low, operator.high)
     return values
@@ -175,7 +223,12 @@ def _convolve(operator: FloatConvolution, x: torch.Tensor) -> torch.Tensor:
     weight, bias = torch.from_numpy(operator.weight), torch.from_numpy(operator.bias)
     window = operator.window
     return functional.conv2d(
-        _padded(window, x, 0.0), weight, bias, stride=window.stride, dilation=window.dilation
+        _padded(window, x, 0.0),
+        weight,
+        bias,
+        stride=window.stride,
+        dilation=window.dilation,
+        groups=operator.groups,
     )
 
 

@@ -19,9 +19,14 @@ from popshift.gen.frontend.float_graph import (
     FloatGraph,
     FloatOperator,
     FloatPool,
+    FloatSign,
     Step,
+    by_input,
+    inputs_of,
+    reading,
 )
 from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
+from popshift.gen.frontend.strides import without_strided_copies
 from popshift.gen.graph import Pooling, Window
 
 
@@ -38,8 +43,9 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
     """
     raw = signs_of_inputs(graph, before_pools(graph, signs_once(graph, raw)))
+    raw, later = without_strided_copies(graph, raw), {}
     readers: dict[str, int] = {}
-    for name in [operator.input for operator in raw] + graph.outputs:
+    for name in [name for operator in raw for name in inputs_of(operator)] + graph.outputs:
         readers[name] = readers.get(name, 0) + 1
     done: dict[str, FloatOperator] = {}  # by output tensor
     renamed: dict[str, str] = {}  # tensor that was folded away -> tensor that took its place
@@ -47,7 +53,9 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     for operator in raw:
         source = renamed.get(operator.input, operator.input)
         if isinstance(operator, FloatOperator):
-            done[operator.output], finding = _take(graph, operator, source)
+            if isinstance(operator, FloatConvolution) and operator.input in later:
+                operator = _behind(later[operator.input], operator)
+            done[operator.output], finding = _take(graph, reading(operator, renamed))
             if finding is not None:
                 findings[operator.name] = finding
             continue
@@ -58,8 +66,15 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
             continue
         if isinstance(operator, BatchNorm):
             folded, finding = _fold_batch_norm(operator, producer, alone)
+            if folded is None and _goes_on(graph, raw, operator):
+                later[operator.output] = operator
+                renamed[operator.output] = source
+                del graph.tensors[operator.output]
+                what = "folded into the weights behind it"
+                findings[operator.name] = Finding(operator.name, "batch_norm", True, what)
+                continue
         elif isinstance(operator, Sign):
-            folded, finding = _fold_sign(graph, operator, producer, alone)
+            folded, finding = _fold_sign(graph, operator, producer, alone, source)
         else:
             folded, finding = _fold_clamp(operator, producer, alone, source)
         findings[operator.name] = finding
@@ -73,17 +88,40 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     graph.dims = {renamed.get(name, name): dims for name, dims in graph.dims.items()}
     graph.outputs = [renamed.get(name, name) for name in graph.outputs]
     for name in graph.outputs:
-        if name in done and all(operator.input != name for operator in done.values()):
+        if name in done and all(name not in inputs_of(operator) for operator in done.values()):
             done[name] = whole_sums(graph, done[name])
     graph.operators = list(done.values())
     return findings
 
 
-def _take(graph: FloatGraph, operator: FloatOperator, source: str) -> tuple[FloatOperator, Finding | None]:
+def _goes_on(graph: FloatGraph, raw: list[RawOperator], norm: BatchNorm) -> bool:
+    """Whether nothing but layers with weights reads what the batch norm makes, none of which pads it with
+    zeros that it would have made something else of.
+    """
+    readers = [operator for operator in raw if norm.output in inputs_of(operator)]
+    return (
+        norm.output not in graph.outputs
+        and bool(readers)
+        and all(
+            isinstance(operator, FloatConvolution)
+            and operator.smartdeal is None
+            and not (any(operator.window.padding) and norm.offset.any())
+            for operator in readers
+        )
+    )
+
+
+def _behind(norm: BatchNorm, layer: FloatConvolution) -> FloatConvolution:
+    """The layer with the factors and offsets of its input in its own weights."""
+    bias = layer.bias + (layer.weight * by_input(norm.offset, layer)).sum(axis=(1, 2, 3))
+    return dataclasses.replace(layer, weight=layer.weight * by_input(norm.factor, layer), bias=bias)
+
+
+def _take(graph: FloatGraph, operator: FloatOperator) -> tuple[FloatOperator, Finding | None]:
     """An operator that stays; what it makes of a binary tensor, or why it cannot."""
-    operator = dataclasses.replace(operator, input=source)
-    tensor = graph.tensors.get(source)
-    if tensor is None or not tensor.sign:
+    binary = [graph.tensors[name] for name in inputs_of(operator) if name in graph.tensors]
+    tensor = next((tensor for tensor in binary if tensor.sign), None)
+    if tensor is None:
         return operator, None
     if (finding := unsupported_reader(operator, tensor)) is not None:
         return operator, finding
@@ -103,7 +141,7 @@ def _fold_batch_norm(
         "place it directly behind a convolution or linear layer, or fold it into the next layer's weights"
     )
     if not isinstance(producer, FloatConvolution):
-        what = "the network's input" if producer is None else f"pooling {producer.name}"
+        what = "the network's input" if producer is None else f"{_kind(producer)} {producer.name}"
         return refused(f"batch norm follows {what}, so there are no weights to fold it into", behind)
     if (producer.low, producer.high) != (-np.inf, np.inf):
         return refused(f"batch norm follows the activation of {producer.name}", behind)
@@ -126,6 +164,10 @@ def _fold_batch_norm(
     return folded, Finding(norm.name, "batch_norm", True, f"folded into {producer.name}")
 
 
+def _kind(producer: FloatOperator) -> str:
+    return "pooling" if isinstance(producer, FloatPool) else "the sum"
+
+
 def _followed(producer: FloatConvolution, step: Step) -> BinaryWeight | None:
     """What a binary layer's sums go through, with one more step."""
     if producer.binary is None:
@@ -134,12 +176,15 @@ def _followed(producer: FloatConvolution, step: Step) -> BinaryWeight | None:
 
 
 def _fold_sign(
-    graph: FloatGraph, sign: Sign, producer: FloatOperator | None, alone: bool
+    graph: FloatGraph, sign: Sign, producer: FloatOperator | None, alone: bool, source: str
 ) -> tuple[FloatOperator | None, Finding]:
     if not isinstance(producer, FloatConvolution) or not alone or producer.sign:
-        behind = "no layer with weights" if alone else "a tensor that is also used without it"
-        remedy = "place it behind a convolution or linear layer (batch norm, clamp, max pool may lie between)"
-        return None, Finding(sign.name, "sign", False, f"the sign follows {behind}", remedy)
+        if graph.tensors[source].sign or sign.negate is not None:
+            remedy = "take the tensor in front of the other sign"
+            return None, Finding(sign.name, "sign", False, "the sign follows a binary tensor", remedy)
+        graph.tensors[sign.output] = dataclasses.replace(graph.tensors[sign.output], sign=sign.scale)
+        alone_standing = FloatSign(name=sign.name, input=source, output=sign.output, sign=sign.scale)
+        return alone_standing, Finding(sign.name, "sign", True, "runs on its own")
     graph.tensors[producer.output] = dataclasses.replace(graph.tensors[producer.output], sign=sign.scale)
     folded = dataclasses.replace(producer, sign=sign.scale, negate=sign.negate)
     return folded, Finding(sign.name, "sign", True, f"fused into {producer.name}")
@@ -149,7 +194,7 @@ def _fold_clamp(
     clamp: Clamp, producer: FloatOperator | None, alone: bool, source: str
 ) -> tuple[FloatOperator, Finding]:
     signed = isinstance(producer, FloatConvolution) and producer.sign
-    if producer is None or not alone or signed:
+    if producer is None or not alone or signed or isinstance(producer, FloatSign):
         standalone = FloatPool(
             name=clamp.name,
             input=source,

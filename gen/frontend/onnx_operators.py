@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.float_graph import FloatConvolution, FloatPool, Step
+from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Step
 from popshift.gen.frontend.operands import NO_PADDING, Padding, Value, same_padding
 from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
 from popshift.gen.graph import Pooling, Window
@@ -108,15 +108,13 @@ def quantiser(importer: Importer, node: Node) -> Value:
 def convolution(importer: Importer, node: Node) -> Value:
     """Conv on images and sequences."""
     value, weight = node.activation(), node.constant(1, "weight")
-    if node.attributes.get("group", 1) != 1:
-        remedy = "use group = 1 (depthwise convolution is not supported by this version)"
-        raise UnsupportedError(f"group = {node.attributes['group']}, only 1 is supported", remedy)
     rank = weight.ndim - 1
     if rank not in (2, 3) or len(value.dims) != rank:
         raise UnsupportedError(f"its input has shape {value.dims}", "give it an image or a sequence")
     bias = node.constant(2, "bias") if len(node.inputs) > 2 else np.zeros(len(weight), np.float64)
     weight = weight[:, :, None, :] if rank == 2 else weight
-    return _layer(importer, node, value, _window(node, rank, weight.shape[2:]), weight, bias)
+    window = _window(node, rank, weight.shape[2:])
+    return _layer(importer, node, value, window, weight, bias, groups=node.attributes.get("group", 1))
 
 
 def product(importer: Importer, node: Node) -> Value:
@@ -158,12 +156,13 @@ def _layer(
     weight: NDArray[np.float64],
     bias: NDArray[np.float64],
     *,
+    groups: int = 1,
     vector: bool = False,
 ) -> Value:
     channels, height, width = importer.shape(value.tensor)
-    if weight.shape[1] != channels:
+    if weight.shape[1] * groups != channels:
         raise UnsupportedError(
-            f"its weight has {weight.shape[1]} input channels, not {channels}", "export again"
+            f"its weight has {weight.shape[1] * groups} input channels, not {channels}", "export again"
         )
     size = window.output_size(height, width)
     operator = FloatConvolution(
@@ -173,6 +172,7 @@ def _layer(
         window=window,
         weight=weight,
         bias=bias.reshape(-1),
+        groups=groups,
     )
     importer.emit(operator, (len(weight), *size))
     dims = (len(weight), *size) if len(value.dims) == 3 else (len(weight), size[1])
@@ -275,7 +275,7 @@ def arithmetic(importer: Importer, node: Node) -> Value:
     """Add, Sub, Mul, Div of activations and a constant: one number, or one for each channel."""
     first = isinstance(node.inputs[0], Value)
     if first and isinstance(node.inputs[1], Value):
-        raise UnsupportedError("it combines two activations", "this version has no sums of tensors")
+        return _sum(importer, node, node.inputs[0], node.inputs[1])
     value, constant = node.activation(0 if first else 1), node.constant(1 if first else 0, "constant")
     numbers = _per_channel(importer, value, constant)
     if node.operator == "Div" and (not first or not numbers.all()):
@@ -299,6 +299,18 @@ def arithmetic(importer: Importer, node: Node) -> Value:
         return compute[node.operator](x, tensor.to(x.dtype))
 
     return _normalised(importer, node, value, factor, offset, step)
+
+
+def _sum(importer: Importer, node: Node, one: Value, other: Value) -> Value:
+    if node.operator != "Add":
+        remedy = "of two activations only sums are supported"
+        raise UnsupportedError("it combines two activations", remedy)
+    shape = importer.shape(one.tensor)
+    if one.dims != other.dims or shape != importer.shape(other.tensor):
+        remedy = "give both tensors one shape"
+        raise UnsupportedError(f"it adds tensors of the shapes {one.dims} and {other.dims}", remedy)
+    importer.emit(FloatAdd(name=node.name, input=one.tensor, other=other.tensor, output=node.name), shape)
+    return Value(node.name, one.dims)
 
 
 def _per_channel(importer: Importer, value: Value, constant: NDArray[np.float64]) -> NDArray[np.float64]:

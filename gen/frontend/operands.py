@@ -112,15 +112,16 @@ def image_operand(importer: Importer, call: Call, rank: int) -> Value:
     return value
 
 
-def materialise(importer: Importer, call: Call, value: Value) -> Value:
+def materialise(importer: Importer, call: Call, value: Value, name: str | None = None) -> Value:
     """Turn pending padding into a tensor of its own, for readers that cannot pad with zeros.
 
-    It takes a 1 x 1 average pooling with padding, which copies.
+    It takes a 1 x 1 average pooling with padding, which copies; `name`: by default the call's, with an
+    ending.
     """
     if value.padding == NO_PADDING:
         return value
     shape = padded_shape(importer, value)
-    name = f"{call.name}.pad"
+    name = name or f"{call.name}.pad"
     window = Window((1, 1), padding=value.padding)
     importer.emit(
         FloatPool(name=name, input=value.tensor, output=name, window=window, operation=Pooling.AVERAGE), shape

@@ -18,7 +18,7 @@ from popshift.gen.frontend.float_graph import FloatFactors, FloatGraph, FloatTen
 from popshift.gen.frontend.fusion import fuse
 from popshift.gen.frontend.operands import Call, NotNegative, Value, materialise
 from popshift.gen.frontend.raw import RawOperator
-from popshift.gen.frontend.refusals import REFUSALS, RESIDUAL, UNKNOWN
+from popshift.gen.frontend.refusals import REFUSALS, UNKNOWN
 
 
 class ProgramImporter:
@@ -168,8 +168,6 @@ class ProgramImporter:
             return self._unknown_value(call)
 
     def _handle(self, call: Call) -> Any:
-        if call.operator == "add" and isinstance(call.arguments.get("other"), Value):
-            raise UnsupportedError(*RESIDUAL)
         handler = aten.HANDLERS.get(call.operator)
         whole = [value for value in call.arguments.values() if isinstance(value, NotNegative)]
         if whole and call.operator != "where":

@@ -49,9 +49,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
         ("conv_transpose2d", "conv_transpose1d"), ("transposed convolution is not supported", _RESIZE[1])
     ),
     "conv3d": ("three-dimensional convolution is not supported", "use Conv2d"),
-    "slice": ("taking a part of a tensor is not supported", "cut the input on the host, or use strides"),
     "select": ("taking a part of a tensor is not supported", "cut the input on the host, or use strides"),
     "argmax": ("it is left to the host", "end the network before it"),
 }
-RESIDUAL = ("adding two tensors is not supported by this version", "remove the skip connection")
 UNKNOWN = ("this operator is not supported", "remove it, or replace it with supported layers")

@@ -131,7 +131,7 @@ def _sections(
                 name=part_name(layer.name, index, len(parts)),
                 kind="convolution",
                 output=layer.output,
-                macs=(stop - start) * (layout.bits or layout.shape[0]) * kernel_taps * pixels,
+                macs=(stop - start) * layer.weight.shape[1] * kernel_taps * pixels,
                 instructions=_instructions(
                     layer,
                     source,

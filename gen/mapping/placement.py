@@ -20,6 +20,7 @@ from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
 from popshift.gen.mapping.schemes import candidates
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.errors import ModelError
+from popshift.hw.numerics import LANE_CHANNELS
 
 HOST = -1
 """The step, before the first operator, in which the host writes the inputs and their padding is filled in."""
@@ -129,7 +130,7 @@ def _classes(graph: Graph) -> list[list[str]]:
     """Tensors grouped by what pools and sums tie together."""
     leader = {name: name for name in graph.tensors}
     for operator in graph.operators:
-        if (tied := _tied_to_output(operator)) is not None:
+        if (tied := _tied_to_output(graph, operator)) is not None:
             old, new = leader[operator.output], leader[tied]
             leader = {name: new if first == old else first for name, first in leader.items()}
     classes: dict[str, list[str]] = {}
@@ -138,10 +139,39 @@ def _classes(graph: Graph) -> list[list[str]]:
     return list(classes.values())
 
 
-def _tied_to_output(operator: Operator) -> str | None:
+def _for_signs(
+    signs: Sequence[Operator], members: Sequence[str], periods: Sequence[int], config: AcceleratorConfig
+) -> Sequence[int]:
+    """Periods of a class whose signs are taken: whole bytes, as many as a group of banks takes evenly.
+
+    Raises
+    ------
+    ModelError: there is none.
+    """
+    read = [operator.name for operator in signs if operator.input in members]
+    if not read:
+        return periods
+    whole = range(LANE_CHANNELS, config.rows + 1, LANE_CHANNELS)
+    found = [period for period in whole if config.post_lanes % (period // LANE_CHANNELS) == 0]
+    if not found:
+        raise ModelError(
+            f"configuration {config.name} has {config.rows} rows, eight channels make a byte of signs",
+            where=f"layer {read[0]}",
+            remedy="use a configuration with at least 8 rows",
+        )
+    return found
+
+
+def _is_sign(graph: Graph, operator: Operator) -> bool:
+    """Whether it makes bits of an int8 tensor, eight channels to a byte."""
+    source, target = graph.tensors[operator.input], graph.tensors[operator.output]
+    return isinstance(operator, Pool) and bool(target.bits) and not source.bits
+
+
+def _tied_to_output(graph: Graph, operator: Operator) -> str | None:
     """The input whose channels lie in the same banks as the output's."""
     if isinstance(operator, Pool):
-        return operator.input
+        return None if _is_sign(graph, operator) else operator.input
     return operator.sum.other if isinstance(operator, Convolution) and operator.sum is not None else None
 
 
@@ -151,12 +181,15 @@ def _choices(
     """The sensible periods of a class, fastest first; each later one needs fewer words than all before it."""
     written = any(operator.output in members for operator in graph.operators)
     step = config.post_lanes if written else 1
-    tied = [_tied_to_output(operator) for operator in graph.operators]
+    tied = [_tied_to_output(graph, operator) for operator in graph.operators]
     if any(name in tied for name in members):
         step = config.post_lanes
     most = max(graph.tensors[name].shape[0] for name in members)
+    periods: Sequence[int] = range(step, min(config.rows, -(-most // step) * step) + 1, step)
+    if signs := [operator for operator in graph.operators if _is_sign(graph, operator)]:
+        periods = _for_signs(signs, members, periods, config)
     options = []
-    for period in range(step, min(config.rows, -(-most // step) * step) + 1, step):
+    for period in periods:
         buffers = [_buffer(graph.tensors[name], paddings[name], period, config) for name in members]
         cycles = sum(_reader_cycles(graph, buffer, config) for buffer in buffers)
         options.append(_Choice(period, cycles, sum(buffer.words for buffer in buffers)))

@@ -18,6 +18,7 @@ from popshift.gen.mapping.sections import (
     window_base,
     words_of,
 )
+from popshift.gen.mapping.signs import sign_sections
 from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
@@ -41,6 +42,8 @@ def pool_sections(
     ModelError: a kernel beyond 64 x 64, or the parameters of one plane exceed the parameter memory.
     """
     (source,) = sources
+    if target.layout.bits and not source.layout.bits:
+        return sign_sections(layer, source, target, config)
     if (taps := layer.window.kernel[0] * layer.window.kernel[1]) > config.pool_window:
         raise ModelError(
             f"its pooling window has {taps} taps, configuration {config.name} allows {config.pool_window}",

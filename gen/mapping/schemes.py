@@ -12,8 +12,11 @@
 * ``digits``: any weights in ``shift`` PEs, as `popshift.gen.mapping.digits` writes them.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Tensor
@@ -210,6 +213,15 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
                 )
             )
     if factors is not None or Kind.DENSE not in kinds:
-        digits = weight_tiles.as_digits(layer, source, config, channels)
+        digits = weight_tiles.as_digits(_without_groups(layer), source, config, channels)
         found.append(Scheme("digits", channels, digits))
     return found
+
+
+def _without_groups(layer: Convolution) -> Convolution:
+    """The same with zeros between the groups."""
+    if layer.groups == 1:
+        return layer
+    group = np.arange(len(layer.weight)) // (len(layer.weight) // layer.groups)
+    weight = weight_tiles.spread(layer.weight, group, layer.groups)
+    return dataclasses.replace(layer, weight=weight, groups=1)

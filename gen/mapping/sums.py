@@ -24,9 +24,9 @@ from popshift.hw.isa import Lane
 
 
 def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
-    """A graph without `Add`: each has become part of the convolution that makes one of its inputs, the later
-    one if both could. If neither is made by one, or the result is needed elsewhere too, a 1 x 1 convolution
-    that copies comes in between.
+    """A graph without `Add`: each has become part of the convolution that makes one of its inputs, of two the
+    one with more weights for a result, behind which the sum hides. If neither is made by one, or the result
+    is needed elsewhere too, a 1 x 1 convolution that copies comes in between.
 
     Raises
     ------
@@ -61,20 +61,20 @@ def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
 def _producer(
     graph: Graph, add: Add, operators: list[Operator], config: AcceleratorConfig
 ) -> Convolution | None:
-    """The last convolution that makes one of the inputs, for nothing else, and that can be drained so."""
-    if add.input == add.other:
+    """The convolution that makes one of the inputs, for nothing else, and that can be drained so."""
+    found = [
+        operator
+        for operator in operators
+        if isinstance(operator, Convolution)
+        and operator.output in add.inputs
+        and operator.sum is None
+        and (operator.factors is None or config.rebuild)
+        and operator.output not in graph.outputs
+        and len(graph.consumers(operator.output)) == 1
+    ]
+    if add.input == add.other or not found:
         return None
-    for operator in reversed(operators):
-        if (
-            isinstance(operator, Convolution)
-            and operator.output in add.inputs
-            and operator.sum is None
-            and (operator.factors is None or config.rebuild)
-            and operator.output not in graph.outputs
-            and len(graph.consumers(operator.output)) == 1
-        ):
-            return operator
-    return None
+    return max(found, key=lambda operator: operator.weight[0].size)
 
 
 def _copy(graph: Graph, source: Tensor, result: Tensor) -> Convolution:

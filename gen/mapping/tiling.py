@@ -43,9 +43,9 @@ def row_tile_count(channels: int, kernel_taps: int, period: int, copies: int) ->
 
 
 def assign_taps(
-    channels: int, kernel: tuple[int, int], period: int, copies: int, rows: int
+    channels: int, kernel: tuple[int, int], period: int, copies: int, rows: int, first: int = 0
 ) -> NDArray[np.int64]:
-    """Which tap each row of each row tile holds.
+    """Which tap each row of each row tile holds; of `channels` channels from `first` on.
 
     Returns
     -------
@@ -55,8 +55,8 @@ def assign_taps(
     kernel_taps = kernel[0] * kernel[1]
     tiles = row_tile_count(channels, kernel_taps, period, copies)
     taps = np.full((tiles, rows), -1, np.int64)
-    for residue in range(min(period, channels)):
-        channel = np.arange(residue, channels, period)
+    for start in range(first, first + min(period, channels)):
+        channel, residue = np.arange(start, first + channels, period), start % period
         numbers = (channel[:, None] * kernel_taps + np.arange(kernel_taps)).ravel()
         tile, copy = np.divmod(np.arange(len(numbers)), copies)
         taps[tile, residue + copy * period] = numbers

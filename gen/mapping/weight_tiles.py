@@ -4,6 +4,7 @@ A column tile is what one accumulator half gets: all passes for as many output c
 Every scheme here gives a function that makes the column tiles of a range of output channels.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,17 +85,40 @@ def _banks(layer: Convolution, source: TensorLayout, taps: NDArray[np.int64]) ->
 
 
 def dense(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> Tiles:
-    """Int8 weights. Empty rows hold offset 0 and weights 0."""
-    taps = tiling.assign_taps(source.shape[0], layer.window.kernel, source.period, source.copies, config.rows)
-    offsets = tap_offsets(layer, source, taps)
-    fields = {"kind": Kind.DENSE, "k_tiles": len(taps)}
+    """Int8 weights. Empty rows hold offset 0 and weights 0. Of a layer in groups, a column tile reads only
+    the input channels that its output channels have.
+    """
+    inputs, outputs = layer.weight.shape[1], len(layer.weight) // layer.groups  # of a group
+    kernel_taps = layer.weight[0, 0].size
+
+    @functools.cache
+    def assigned(channels: int, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        taps = tiling.assign_taps(
+            channels, layer.window.kernel, source.period, source.copies, config.rows, first
+        )
+        return taps, tap_offsets(layer, source, taps)
 
     def tile(start: int, stop: int) -> ColumnTile:
-        weight = _with_zero_tap(layer.weight[start:stop], config.cols)
-        words = dense_words(config, offsets, weight[:, taps].transpose(1, 2, 0).astype(np.int8))
-        return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, int((taps >= 0).sum()))
+        first_group, behind = start // outputs, (stop - 1) // outputs + 1
+        first = first_group * inputs
+        taps, offsets = assigned((behind - first_group) * inputs, first)
+        weight = layer.weight[start:stop]
+        if layer.groups > 1:
+            weight = spread(weight, np.arange(start, stop) // outputs - first_group, behind - first_group)
+        local = np.where(taps >= 0, taps - first * kernel_taps, -1)
+        weight = _with_zero_tap(weight, config.cols)[:, local].transpose(1, 2, 0).astype(np.int8)
+        words = dense_words(config, offsets, weight).reshape(-1, config.weight_word_bytes)
+        return ColumnTile(words, {"kind": Kind.DENSE, "k_tiles": len(taps)}, int((taps >= 0).sum()))
 
     return partial(_each, tile, config.cols)
+
+
+def spread(weight: NDArray[np.integer], group: NDArray[np.integer], groups: int) -> NDArray[np.integer]:
+    """Filters (out, in of a group, …) of the groups `group` (out,) with zeros for all channels of others."""
+    out, inputs, *kernel = weight.shape
+    wide = np.zeros((out, groups, inputs, *kernel), weight.dtype)
+    wide[np.arange(out), group] = weight
+    return wide.reshape(out, groups * inputs, *kernel)
 
 
 def _with_zero_tap(weight: NDArray[np.integer], channels: int) -> NDArray[np.integer]:

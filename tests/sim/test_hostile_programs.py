@@ -212,7 +212,7 @@ def test_random_programs_do_what_the_executor_does(device_of_kind):
     """Same status; and if that is DONE, same memory, same counts of work, and the cycles predicted."""
     device, config = device_of_kind
     seen: list[Status] = []
-    for trial in range(64):
+    for trial in range(72):
         rng = random.Random(1000 * SEED + trial)
         memories = random_programs.random_memories(rng, config, wild=trial % 4 == 1)
         spoilt = trial // 4 % random_programs.WAYS_TO_SPOIL if trial % 4 == 3 else None
