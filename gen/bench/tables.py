@@ -166,8 +166,8 @@ def training_table(record: dict[str, Any]) -> Table:
         [
             name,
             both(found["accuracy"]),
-            ", ".join(f"{100 * value:.2f}" for value in found["accuracy"]["values"]),
             both(found["moved"]),
+            f"{100 * found['gain']['mean']:+.2f} ± {100 * found['gain']['error']:.2f}",
             f"{found['loss']['mean']:.3f} ± {found['loss']['spread']:.3f}",
         ]
         for name, found in record["parts"].items()
@@ -175,8 +175,8 @@ def training_table(record: dict[str, Any]) -> Table:
     columns = [
         "training",
         "accuracy, mean ± spread",
-        "by seed",
         "in nine positions",
+        "more than the first from the same seed, points ± error of the mean",
         "loss of the last epoch",
     ]
     return Table(f"Parts of DIR-Net, seeds {', '.join(map(str, record['seeds']))}", columns, rows)

@@ -151,6 +151,12 @@ def _for_signs(
     read = [operator.name for operator in signs if operator.input in members]
     if not read:
         return periods
+    if not config.has_packing:
+        raise ModelError(
+            f"configuration {config.name} cannot work with binary activations",
+            where=f"layer {read[0]}",
+            remedy='use a configuration with "xnor" among its pe_kinds',
+        )
     whole = range(LANE_CHANNELS, config.rows + 1, LANE_CHANNELS)
     found = [period for period in whole if config.post_lanes % (period // LANE_CHANNELS) == 0]
     if not found:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -191,13 +192,37 @@ def test_a_float_network_is_what_the_reference_computes(tmp_path):
     assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.9
 
 
+def test_residual_blocks_and_groups_run(tmp_path):
+    rng = np.random.default_rng(SEED)
+    constants = {
+        "w": rng.normal(size=(4, 1, 3, 3)).astype(np.float32),
+        "v": rng.normal(size=(4, 2, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w"], "d", group=4, pads=[1, 1, 1, 1]),
+        node("Relu", ["d"], "r"),
+        node("Conv", ["r", "v"], "p", group=2),
+        node("Add", ["p", "x"], "s"),
+        node("Relu", ["s"], "y"),
+    ]
+    proto = model(nodes, constants, (4, 6, 6), "y")
+    spec = saved(proto, tmp_path)
+    x = rng.normal(size=(20, 4, 6, 6)).astype(np.float32)
+    wanted = np.concatenate([ReferenceEvaluator(proto).run(None, {"x": image[None]})[0] for image in x])
+    graph = load_model(spec).graph
+    found = evaluate(graph, torch.from_numpy(x))[graph.outputs[0]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    (got,) = compile_model(spec, TINY, x).run(x[:2], "isa").real_outputs.values()
+    np.testing.assert_allclose(got, wanted[:2], atol=0.05 * wanted.max())
+
+
 @pytest.mark.parametrize(
     ("nodes", "told"),
     [
         ([node("Sin", ["x"], "y")], "layer y (Sin): popshift does not know this operator"),
-        ([node("Add", ["x", "x"], "y")], "it combines two activations"),
+        ([node("Mul", ["x", "x"], "y")], "it combines two activations"),
         ([node("Quant", ["x", "s", "z", "b"], "y")], "activations of several bits are not supported"),
-        ([node("Conv", ["x", "w"], "y", group=2)], "group = 2, only 1 is supported"),
+        ([node("Conv", ["x", "w"], "y", group=3)], "its weight has 6 input channels, not 4"),
         ([node("Softmax", ["x"], "s1"), node("Relu", ["s1"], "y")], "the network goes on behind it"),
         ([node("Mul", ["x", "w"], "y")], "its constant has shape (4, 2, 3, 3)"),
         ([node("Conv", ["x", "nan"], "y")], "its weight holds NaN or infinity"),
