@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,22 @@ from torch import nn
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
+from popshift.gen.bench.cases import require_binary
+from popshift.gen.bench.networks import weighted
 from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
-from popshift.gen.compress.smartdeal import Compression, SmartDealConfig, compression, require_smartdeal
+from popshift.gen.compress.smartdeal import SmartDealConfig, compression, require_smartdeal
+from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
 from popshift.gen.graph import Graph
 from popshift.gen.steps import Step, Steps
 from popshift.gen.train import digits
+from popshift.gen.train.binary import BinaryConv2d, storage
+from popshift.gen.train.binary.digits import binary_and_twin
 from popshift.gen.train.trainer import accuracy
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Counter
+from popshift.hw.numerics import WEIGHT_BITS
 from popshift.sim import verilate
 from popshift.sim.board import SimulationReport, accelerator_verilog, open_board
 
@@ -32,6 +39,25 @@ PROFILED_IMAGES = 4
 """Images of which every tensor is read back from the simulated board."""
 _BOARD_SEED = 1
 """Added to the seed for what the board's memories hold at the start, which must not matter."""
+
+
+class Form(StrEnum):
+    """What the weights of a demo's network are."""
+
+    INT8 = "int8"
+    SMARTDEAL = "SmartDeal"
+    BINARY = "binary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What the weights take: how many times less than 32-bit floats, the same in words, and the layers whose
+    weights are int8.
+    """
+
+    ratio: float
+    text: str
+    plain: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +86,21 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Int8Twin:
-    """The network that a SmartDeal network was made of, with int8 weights on the same accelerator.
+    """The network that a SmartDeal network was made of, or of which a binary one has the layers, with int8
+    weights on the same accelerator.
 
     Attributes
     ----------
     compiled: as graph and program.
     accuracy: on the test images, 0 .. 1, from the instructions (level ``isa``).
     profile: run at ``rtl`` with the counters per layer.
-    compression: storage of the SmartDeal network's weights.
+    storage: of the other network's weights.
     """
 
     compiled: Compiled
     accuracy: float
     profile: Execution
-    compression: Compression
+    storage: Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,7 +118,8 @@ class Demo:
     profile: run at ``rtl`` with the counters per layer.
     predicted: what the cycle model says of `cycles`.
     simulation: clock cycles and seconds of the simulated board.
-    twin: what a SmartDeal network is compared with; None if the weights are int8.
+    form: what the weights are.
+    twin: what the network is compared with; None if its weights are int8.
     steps: what was done, and how long it took.
     seconds: altogether.
     """
@@ -105,6 +133,7 @@ class Demo:
     profile: Execution
     predicted: int
     simulation: SimulationReport | None
+    form: Form
     twin: Int8Twin | None
     steps: list[Step]
     seconds: float
@@ -112,11 +141,6 @@ class Demo:
     @property
     def config(self) -> AcceleratorConfig:
         return self.compiled.program.config
-
-    @property
-    def weights(self) -> str:
-        """What the weights are, in a word."""
-        return "int8" if self.twin is None else "SmartDeal"
 
     @property
     def accuracy(self) -> float:
@@ -154,8 +178,8 @@ class Demo:
         if self.twin is not None:
             accuracy = {
                 "accuracy_int8": self.twin.accuracy,
-                "accuracy_smartdeal": self.accuracy,
-                "compression": self.twin.compression.ratio,
+                f"accuracy_{self.form.lower()}": self.accuracy,
+                "compression": self.twin.storage.ratio,
                 "cycles_per_image_int8": counted(self.twin.profile, Counter.CYCLES),
                 "weight_bytes_per_image": weight_bytes(self.profile, self.config),
                 "weight_bytes_per_image_int8": weight_bytes(self.twin.profile, self.config),
@@ -200,7 +224,7 @@ def run(
     *,
     images: int = digits.TEST_IMAGES,
     seed: int = 0,
-    smartdeal: bool = False,
+    form: Form = Form.INT8,
     steps: Steps | None = None,
 ) -> Demo:
     """Do the whole job.
@@ -209,22 +233,23 @@ def run(
     ----------
     images: test images to classify on the simulated board, 1 .. 360; the executor does all 360.
     seed: of the training, and of what the board's memories hold at the start.
-    smartdeal: train the SmartDeal form with half of the rows zero, and compare it with int8 weights.
+    form: of the weights. SMARTDEAL is trained with half of the rows zero, BINARY with binary activations
+        between its first and last layer; both are compared with int8 weights.
     steps: shows the progress.
 
     Raises
     ------
-    ModelError: the network does not fit the configuration, or that cannot work with SmartDeal weights.
+    ModelError: the network does not fit the configuration, or that cannot work with such weights.
     ToolError, DeviceError: the simulation cannot be built, or fails.
     """
     steps = steps or Steps()
     data = digits.load()
-    options = SmartDealConfig.for_target(config, row_sparsity=ZERO_ROWS, skip=digits.TOO_SMALL)
-    if smartdeal:
+    if form is Form.SMARTDEAL:
         require_smartdeal(config)
+    elif form is Form.BINARY:
+        require_binary(config)
     with steps.step("train the network", has_bar=True) as step:
-        dense, network = digits.smartdeal_trained(data, seed, options) if smartdeal else (None, None)
-        network = network or digits.trained(data, seed)
+        dense, network, storage = _trained(form, data, config, seed)
         float_accuracy = accuracy(dense or network, data.test_images, data.test_labels)
         right = f"{100 * float_accuracy:.2f} % of {len(data.test_images)} test images right in float"
         step.note = f"{len(data.train_images)} images, {right}"
@@ -247,10 +272,10 @@ def run(
     twin = None
     if dense is not None:
         with steps.step("the same with int8 weights") as step:
-            twin, check = _twin(dense, compression(network), data, config, seed)
+            twin, check = _twin(dense, storage, data, config, seed)
             checks.append(check)
             speedup = counted(twin.profile, Counter.CYCLES) / counted(profile, Counter.CYCLES)
-            step.note = f"SmartDeal: {speedup:.2f} times fewer cycles, {twin.compression}"
+            step.note = f"{form}: {speedup:.2f} times fewer cycles, {storage.text}"
     return Demo(
         data=data,
         compiled=compiled,
@@ -261,10 +286,33 @@ def run(
         profile=profile,
         predicted=predicted_cycles(compiled.program),
         simulation=simulation,
+        form=form,
         twin=twin,
         steps=steps.done,
         seconds=steps.seconds,
     )
+
+
+def _trained(
+    form: Form, data: digits.Digits, config: AcceleratorConfig, seed: int
+) -> tuple[nn.Module | None, nn.Module, Storage]:
+    """The twin to compare with, the network itself, and what its weights take."""
+    if form is Form.INT8:
+        ratio = FLOAT_BITS / WEIGHT_BITS
+        return None, digits.trained(data, seed), Storage(ratio=ratio, text=_smaller(ratio), plain=())
+    if form is Form.BINARY:
+        twin, network = binary_and_twin(data, seed)
+        plain = tuple(name for name, layer in weighted(network) if not isinstance(layer, BinaryConv2d))
+        ratio = storage(network, lambda name, _: WEIGHT_BITS if name in plain else 1).ratio
+        return twin, network, Storage(ratio=ratio, text=_smaller(ratio), plain=plain)
+    options = SmartDealConfig.for_target(config, row_sparsity=ZERO_ROWS, skip=digits.TOO_SMALL)
+    twin, network = digits.smartdeal_trained(data, seed, options)
+    found = compression(network)
+    return twin, network, Storage(ratio=found.ratio, text=str(found), plain=tuple(found.plain))
+
+
+def _smaller(ratio: float) -> str:
+    return f"{ratio:.2f} times smaller than fp32"
 
 
 def _compiled(network: nn.Module, data: digits.Digits, config: AcceleratorConfig) -> Compiled:
@@ -277,7 +325,7 @@ def _predictions(execution: Execution, compiled: Compiled) -> NDArray[np.int64]:
 
 
 def _twin(
-    dense: nn.Module, storage: Compression, data: digits.Digits, config: AcceleratorConfig, seed: int
+    dense: nn.Module, storage: Storage, data: digits.Digits, config: AcceleratorConfig, seed: int
 ) -> tuple[Int8Twin, Check]:
     """Classify with int8 weights, and compare a few images at ``rtl``."""
     compiled = _compiled(dense, data, config)
@@ -288,7 +336,7 @@ def _twin(
         images = data.test_images[:PROFILED_IMAGES]
         profile = execute(compiled.program, images, Level.RTL, board=device, every_tensor=True)
     check = _check(profile, golden.run(compiled.graph, images), "every tensor, int8 weights", compiled.graph)
-    found = Int8Twin(compiled=compiled, accuracy=float(right.mean()), profile=profile, compression=storage)
+    found = Int8Twin(compiled=compiled, accuracy=float(right.mean()), profile=profile, storage=storage)
     return found, check
 
 

@@ -10,7 +10,7 @@ from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.level import Level
 from popshift.hw.config import BINARY_OFFSET_BITS, AcceleratorConfig
 
-NETWORKS = ("conv128", "digits", "vgg-small")
+NETWORKS = ("conv128", "digits", "resnet20", "vgg-small")
 _BINARY = "-bin"
 
 

@@ -117,7 +117,7 @@ def binary_convolution(shape: tuple[int, int, int], channels: int, kernel: int, 
     window = Window((kernel, kernel), padding=(padding, padding, padding, padding))
 
     def build(config: AcceleratorConfig, seed: int) -> Workload:
-        _require_binary(config)
+        require_binary(config)
         rng = np.random.default_rng(seed)
         layer = Convolution(
             name="convolution",
@@ -140,7 +140,7 @@ def binary_convolution(shape: tuple[int, int, int], channels: int, kernel: int, 
     return build
 
 
-def _require_binary(config: AcceleratorConfig) -> None:
+def require_binary(config: AcceleratorConfig) -> None:
     """Refuse a configuration that cannot work with binary activations.
 
     Raises
@@ -152,15 +152,17 @@ def _require_binary(config: AcceleratorConfig) -> None:
         raise ModelError(what, remedy="use a16-xnor, or add xnor to pe_kinds")
 
 
-def vgg_small(binary: bool) -> Build:
-    """VGG-Small for CIFAR-10, untrained: binary but for its first and last layer, or all int8."""
+def untrained_binary(name: str, binary: bool) -> Build:
+    """A network of `popshift.gen.train.binary.blocks` for CIFAR-10, untrained: binary but for its first and
+    last layer, or all int8.
+    """
 
     def build(config: AcceleratorConfig, seed: int) -> Workload:
         from popshift.gen.train.binary import blocks, full_precision_twin
 
-        module = settled(blocks.vgg_small(seed), _CIFAR, seed)
+        module = settled(getattr(blocks, name)(seed), _CIFAR, seed)
         if binary:
-            _require_binary(config)
+            require_binary(config)
         else:
             module = full_precision_twin(module)
         return _on_noise(module.eval(), config, seed, images=1)
@@ -175,7 +177,7 @@ def settled(network: nn.Sequential, shape: tuple[int, int, int], seed: int) -> n
     generator = torch.Generator().manual_seed(seed)
     network.train()
     for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.momentum = None  # the mean over all batches
     with torch.no_grad():
         network(torch.randn(_CALIBRATION_IMAGES, *shape, generator=generator))
@@ -198,7 +200,7 @@ def _compression(network: nn.Module) -> float:
 
 def binary_digits(config: AcceleratorConfig, seed: int) -> Workload:
     """A binary network for the same digits, trained with DIR-Net's parts in a minute."""
-    _require_binary(config)
+    require_binary(config)
     return _quantised_digits(_trained_binary_digits(seed), config)
 
 
@@ -331,8 +333,14 @@ CASES = {
         "ResNet-20's layers without shortcuts, 32x32, untrained", _untrained(plain20, _CIFAR, None)
     ),
     "digits-bin": Case("a binary network for the same digits, trained", binary_digits),
-    "vgg-small": Case("VGG-Small for CIFAR-10, 32x32, untrained", vgg_small(binary=False)),
-    "vgg-small-bin": Case("the same, binary but for its first and last layer", vgg_small(binary=True)),
+    "vgg-small": Case("VGG-Small for CIFAR-10, 32x32, untrained", untrained_binary("vgg_small", False)),
+    "vgg-small-bin": Case(
+        "the same, binary but for its first and last layer", untrained_binary("vgg_small", True)
+    ),
+    "resnet20": Case("ResNet-20 for CIFAR-10, 32x32, untrained", untrained_binary("resnet20", False)),
+    "resnet20-bin": Case(
+        "the same, binary but for its first and last layer", untrained_binary("resnet20", True)
+    ),
 }
 """Plain int8."""
 SMARTDEAL_FORMS = {"sd": 0.0, "sd50": 0.5}

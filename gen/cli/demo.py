@@ -7,14 +7,14 @@ import typer
 
 from popshift.gen.cli.output import Json, print_json, print_table, require_writable
 from popshift.hw.config import load_config
-from popshift.hw.errors import EXIT_FAILED
+from popshift.hw.errors import EXIT_FAILED, InputError
 from popshift.hw.isa import Counter
 
 if TYPE_CHECKING:
     from popshift.gen.demo import Demo
 
 
-_CONFIG, _SMARTDEAL_CONFIG = "a16", "a16-rebuild"
+_CONFIG, _SMARTDEAL_CONFIG, _BINARY_CONFIG = "a16", "a16-rebuild", "a16-xnor"
 
 
 def demo(
@@ -24,7 +24,7 @@ def demo(
             "--config",
             "-c",
             help="Configuration, by name or as a .toml file.",
-            show_default=f"{_CONFIG}; with --smartdeal {_SMARTDEAL_CONFIG}",
+            show_default=f"{_CONFIG}; with --smartdeal {_SMARTDEAL_CONFIG}, with --binary {_BINARY_CONFIG}",
         ),
     ] = None,
     smartdeal: Annotated[
@@ -32,6 +32,9 @@ def demo(
         typer.Option(
             help="Train SmartDeal weights with half of the rows zero, and compare with int8 weights."
         ),
+    ] = False,
+    binary: Annotated[
+        bool, typer.Option(help="Train binary weights and activations, and compare with int8.")
     ] = False,
     images: Annotated[
         int, typer.Option(min=1, max=360, help="Test images to classify on the simulated board.")
@@ -47,7 +50,10 @@ def demo(
 
     Writes a report that a browser opens. Exit status 1 if an integer differs from what PyTorch computes.
     """
-    chosen = load_config(config or (_SMARTDEAL_CONFIG if smartdeal else _CONFIG))
+    if smartdeal and binary:
+        raise InputError("--smartdeal and --binary exclude each other", remedy="give one of them")
+    default = _SMARTDEAL_CONFIG if smartdeal else _BINARY_CONFIG if binary else _CONFIG
+    chosen = load_config(config or default)
 
     from rich.console import Console
 
@@ -58,7 +64,8 @@ def demo(
 
     require_writable(save)
     make_folder(output)  # now: nobody wants to hear of it at the end
-    found = job.run(chosen, images=images, seed=seed, smartdeal=smartdeal, steps=Steps(Console(stderr=True)))
+    form = job.Form.SMARTDEAL if smartdeal else job.Form.BINARY if binary else job.Form.INT8
+    found = job.run(chosen, images=images, seed=seed, form=form, steps=Steps(Console(stderr=True)))
     if save is not None:
         found.compiled.program.save(save)
     report = write_report(found, output)
@@ -104,12 +111,12 @@ def _print(found: "Demo", report: Path, save: Path | None) -> None:
     for check in found.checks:
         if check.first:
             print(f"first difference at {check.level}: {check.first}")
-    accuracies = {"float": found.float_accuracy, found.weights: found.accuracy}
+    accuracies = {"float": found.float_accuracy, str(found.form): found.accuracy}
     if found.twin is not None:
         accuracies["int8"] = found.twin.accuracy
         before = counted(found.twin.profile, Counter.CYCLES)
-        print(f"weights: {found.twin.compression}")
-        times = f"{before / found.cycles:.2f} times fewer; MACs of zero rows count for the utilisation"
+        print(f"weights: {found.twin.storage.text}")
+        times = f"{before / found.cycles:.2f} times fewer"
         print(f"cycles an image: {found.cycles:,}, with int8 weights {before:,}: {times}")
     print("accuracy: " + ", ".join(f"{name} {percent(share, 2)}" for name, share in accuracies.items()))
     print(f"report: {report}" + ("" if save is None else f"; program: {save}"))

@@ -13,7 +13,7 @@ from popshift.gen.report.charts import Thumbnail, confusion_matrix, thumbnails
 from popshift.gen.report.cycles import cycles_section
 from popshift.gen.report.network import mapping_section, memory_section, network_section
 from popshift.gen.report.page import Figure, Page, Paragraph, Section, Table, percent
-from popshift.gen.report.smartdeal import smartdeal_section
+from popshift.gen.report.twin import twin_section
 from popshift.gen.train.digits import CLASSES
 
 FILE_NAME = "report.html"
@@ -42,7 +42,7 @@ def demo_page(demo: Demo) -> Page:
         verdict = f"{demo.mismatches:,} of {numbers:,} integers are not the ones PyTorch computes."
     seconds = demo.cycles / config.clock_hz
     figures = {
-        f"{demo.weights} accuracy": percent(demo.accuracy, 2),
+        f"{demo.form} accuracy": percent(demo.accuracy, 2),
         "float accuracy": percent(demo.float_accuracy, 2),
         "cycles per image": f"{demo.cycles:,}",
         "of the array's peak": percent(demo.utilisation),
@@ -58,7 +58,7 @@ def demo_page(demo: Demo) -> Page:
         sections=[
             _proof(demo),
             _accuracy(demo),
-            *([] if demo.twin is None else [smartdeal_section(demo, demo.twin)]),
+            *([] if demo.twin is None else [twin_section(demo, demo.twin)]),
             _images(demo),
             network_section(graph),
             mapping_section(graph, program),
@@ -72,7 +72,7 @@ def demo_page(demo: Demo) -> Page:
 def _facts(demo: Demo) -> dict[str, str]:
     config = demo.config
     return {
-        "command": f"popshift demo {'' if demo.twin is None else '--smartdeal '}-c {config.name} "
+        "command": f"popshift demo {'' if demo.twin is None else f'--{demo.form.lower()} '}-c {config.name} "
         f"--images {demo.images(Level.RTL)} --seed {demo.seed}",
         "when": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "configuration": f"{config.name}, digest {config.digest:016x}",
@@ -116,7 +116,7 @@ def _accuracy(demo: Demo) -> Section:
     right = int((demo.predictions == labels).sum())
     rows = [
         ["float32, PyTorch", percent(demo.float_accuracy, 2), round(demo.float_accuracy * len(labels))],
-        [f"{demo.weights}, accelerator", percent(demo.accuracy, 2), right],
+        [f"{demo.form}, accelerator", percent(demo.accuracy, 2), right],
     ]
     if demo.twin is not None:
         rows.append(

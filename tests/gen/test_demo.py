@@ -22,8 +22,11 @@ from popshift.gen.report.demo import demo_page, write_report
 from popshift.gen.report.page import render
 from popshift.gen.steps import Steps
 from popshift.gen.train import digits, trainer
+from popshift.gen.train.binary import full_precision_twin
+from popshift.gen.train.binary.blocks import BinaryStyle
+from popshift.gen.train.binary.digits import network
 from popshift.hw.config import load_config
-from popshift.hw.errors import InputError, ModelError
+from popshift.hw.errors import EXIT_BAD_INPUT, InputError, ModelError
 from popshift.hw.isa import CYCLE_CAUSES, Counter
 
 RTL_IMAGES = 6
@@ -225,7 +228,46 @@ def smartdeal_demo() -> demo.Demo:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "smartdeal_trained", untrained)
-        return demo.run(config, images=1, smartdeal=True)
+        return demo.run(config, images=1, form=demo.Form.SMARTDEAL)
+
+
+@pytest.fixture(scope="module")
+def binary_demo() -> demo.Demo:
+    """On untrained weights, too."""
+    binary = {"rows": 8, "cols": 8, "pe_kinds": ["mul", "xnor"], "activation_depth": 2048}
+    config = load_config("tiny").replace(**binary, weight_depth=8192, parameter_depth=512)
+
+    def untrained(data, seed):
+        made = network(seed, BinaryStyle(), widths=(16, 16, 16)).train()
+        made(data.train_images[:64])
+        return full_precision_twin(made).eval(), made.eval()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "binary_and_twin", untrained)
+        return demo.run(config, images=1, form=demo.Form.BINARY)
+
+
+def test_binary_is_compared_with_int8(binary_demo: demo.Demo, command, tmp_path: Path):
+    found, twin = binary_demo, binary_demo.twin
+    assert twin is not None and found.mismatches == 0 and twin.storage.plain == ("conv1", "classify")
+    executions = [layer.mapping.get("execution") for layer in found.compiled.program.layers]
+    assert [way for way in executions if way] == ["dense", "xnor", "xnor", "dense"]
+    values = found.to_dict()
+    assert values["cycles_per_image"] < values["cycles_per_image_int8"]
+    assert values["weight_bytes_per_image"] < values["weight_bytes_per_image_int8"]
+    assert {"accuracy_binary", "accuracy_int8"} <= values.keys()
+    text = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert "<h2>Weights: binary</h2>" in text and "popshift demo --binary -c tiny" in text
+    done = command("--binary", "-o", str(tmp_path), result=found)
+    assert done.exit_code == 0 and command.calls[-1]["config"] == "a16-xnor"
+    assert "times smaller than fp32" in done.stdout
+    both = command("--binary", "--smartdeal", "-o", str(tmp_path), result=found)
+    assert both.exit_code == EXIT_BAD_INPUT
+
+
+def test_binary_needs_hardware_for_it():
+    with pytest.raises(ModelError, match="configuration tiny has no xnor PEs"):
+        demo.run(load_config("tiny"), form=demo.Form.BINARY)
 
 
 def test_smartdeal_is_compared_with_int8(smartdeal_demo: demo.Demo, command, tmp_path: Path):
@@ -246,7 +288,7 @@ def test_smartdeal_is_compared_with_int8(smartdeal_demo: demo.Demo, command, tmp
     assert values["weight_bytes_per_image"] < 0.4 * values["weight_bytes_per_image_int8"]
     assert values["compression"] > 8 and {"accuracy_smartdeal", "accuracy_int8"} <= values.keys()
     text = write_report(found, tmp_path).read_text(encoding="utf-8")
-    assert "<h2>SmartDeal</h2>" in text and "popshift demo --smartdeal -c tiny" in text
+    assert "<h2>Weights: SmartDeal</h2>" in text and "popshift demo --smartdeal -c tiny" in text
     assert "conv1: 1 input channel" in text and "conv2: 16 input channels" not in text, "no taps to draw"
     done = command("--smartdeal", "-o", str(tmp_path), result=found)
     assert done.exit_code == 0 and command.calls[-1]["config"] == "a16-rebuild"
@@ -255,7 +297,7 @@ def test_smartdeal_is_compared_with_int8(smartdeal_demo: demo.Demo, command, tmp
 
 def test_smartdeal_needs_hardware_for_it():
     with pytest.raises(ModelError, match="configuration tiny has neither rebuild nor shift PEs"):
-        demo.run(load_config("tiny"), smartdeal=True)
+        demo.run(load_config("tiny"), form=demo.Form.SMARTDEAL)
 
 
 def test_command_fails_if_an_integer_differs(command, found: demo.Demo, tmp_path: Path):

@@ -97,6 +97,18 @@ def binary_trained(
     return _trained(digits, seed, parts, recipe, "training (epochs)")[0]
 
 
+def binary_and_twin(digits: Digits, seed: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """A network of the same layers in full precision, and the binary one, both trained on the training images
+    from the same weights.
+    """
+    parts = VARIANTS["DIR-Net"]
+    twin = full_precision_twin(network(seed, parts.style))
+    options = dataclasses.replace(COMPILED.teacher, seed=seed)
+    procedure = Procedure(title="training in full precision (epochs)")
+    train(twin, digits.train_images, digits.train_labels, options, augment=shift_pixels, procedure=procedure)
+    return twin, binary_trained(digits, seed, parts=parts)
+
+
 def _trained(
     digits: Digits, seed: int, parts: Parts, recipe: Recipe, title: str
 ) -> tuple[nn.Sequential, float]:

@@ -1,8 +1,8 @@
-"""A SmartDeal network beside the same network with int8 weights."""
+"""A network in a form of its own beside one of the same layers with int8 weights."""
 
 from popshift.firmware_py.program import Program
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
-from popshift.gen.demo import ZERO_ROWS, Demo, Int8Twin, counted, weight_bytes
+from popshift.gen.demo import ZERO_ROWS, Demo, Form, Int8Twin, counted, weight_bytes
 from popshift.gen.execution import Execution
 from popshift.gen.report.charts import Bar, stacked_bars
 from popshift.gen.report.cycles import counted_layers
@@ -10,20 +10,27 @@ from popshift.gen.report.page import Figure, Paragraph, Section, Table, percent
 from popshift.hw.isa import Counter
 from popshift.hw.numerics import WEIGHT_BITS
 
+_TEXTS = {
+    Form.SMARTDEAL: "Every filter is a basis of 3 × 3 bytes times coefficients that are powers of two or zero, "
+    f"and {percent(ZERO_ROWS, 0)} of the rows of coefficients are zero in all filters that share the array: "
+    "they are neither stored nor computed, but count as multiply-accumulates wherever a share of the peak is "
+    "given. Storage counts indices and bases.",
+    Form.BINARY: "Weights and activations between the first and the last layer are 1 or -1: eight channels to "
+    "a byte, eight multiply-accumulates to a processing element and cycle, so that more than 100 % of the "
+    "int8 peak is possible. Batch norm and Hardtanh have become one threshold for each channel.",
+}
 
-def smartdeal_section(demo: Demo, twin: Int8Twin) -> Section:
+
+def twin_section(demo: Demo, twin: Int8Twin) -> Section:
     """Accuracy, storage, cycles and traffic, and the cycles of every layer."""
     text = (
-        "Every filter is a basis of 3 × 3 bytes times coefficients that are powers of two or zero, and "
-        f"{percent(ZERO_ROWS, 0)} of the rows of coefficients are zero in all filters that share the array: "
-        "they are neither stored nor computed, but count as multiply-accumulates wherever a share of the "
-        "peak is given. Both networks ran on the same accelerator. Cycles and bytes "
-        "from the weight memory are its own counters for one image, storage counts indices and bases; "
-        f"{', '.join(twin.compression.plain) or 'no layer'} stayed int8."
+        f"{_TEXTS[demo.form]} Both networks ran on the same accelerator. Cycles and bytes from the weight "
+        "memory are its own counters for one image; "
+        f"{', '.join(twin.storage.plain) or 'no layer'} stayed int8."
     )
     rows = [
         _row("int8", twin.accuracy, FLOAT_BITS / WEIGHT_BITS, demo, twin.compiled.program, twin),
-        _row("SmartDeal", demo.accuracy, twin.compression.ratio, demo, demo.compiled.program, demo),
+        _row(demo.form, demo.accuracy, twin.storage.ratio, demo, demo.compiled.program, demo),
     ]
     columns = ["weights", "accuracy", "bits a weight", "smaller than float32", "cycles", "weight bytes read"]
     before = _cycles(twin.compiled.program, twin.profile)
@@ -39,10 +46,12 @@ def smartdeal_section(demo: Demo, twin: Int8Twin) -> Section:
         if tensor in before
     ]
     figure = Figure(
-        picture=stacked_bars({"SmartDeal": "var(--matrix)"}, bars, unit="cycles"),
+        picture=stacked_bars({str(demo.form): "var(--matrix)"}, bars, unit="cycles"),
         caption="Cycles of every layer, by the tensor it makes; the thin line is the same with int8 weights.",
     )
-    return Section(title="SmartDeal", blocks=[Paragraph(text), Table(columns=columns, rows=rows), figure])
+    return Section(
+        title=f"Weights: {demo.form}", blocks=[Paragraph(text), Table(columns=columns, rows=rows), figure]
+    )
 
 
 def _row(
