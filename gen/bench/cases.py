@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from popshift.gen.bench import mlperf_tiny
 from popshift.gen.bench.networks import gaussian, plain20
 from popshift.gen.compress import smartdeal
 from popshift.gen.compress.binary import binary_tensor, identity
@@ -301,7 +302,7 @@ def smartdeal_convolution(shape: tuple[int, int, int], channels: int, row_sparsi
 
 
 def _untrained(
-    network: Callable[[int], nn.Module], shape: tuple[int, int, int], row_sparsity: float | None
+    network: Callable[[int], nn.Module], shape: tuple[int, ...], row_sparsity: float | None
 ) -> Build:
     """A network with random weights on random images; ``row_sparsity`` None: plain int8."""
 
@@ -332,6 +333,14 @@ CASES = {
     "plain20": Case(
         "ResNet-20's layers without shortcuts, 32x32, untrained", _untrained(plain20, _CIFAR, None)
     ),
+    "resnet8": Case(
+        "MLPerf Tiny's ResNet-8, 32x32, untrained", _untrained(mlperf_tiny.resnet8, _CIFAR, None)
+    ),
+    "dscnn": Case("its DS-CNN, 49x10, untrained", _untrained(mlperf_tiny.dscnn, (1, 49, 10), None)),
+    "mobilenet025": Case(
+        "its MobileNetV1 0.25, 96x96, untrained", _untrained(mlperf_tiny.mobilenet025, (3, 96, 96), None)
+    ),
+    "autoencoder": Case("its autoencoder, 640, untrained", _untrained(mlperf_tiny.autoencoder, (640,), None)),
     "digits-bin": Case("a binary network for the same digits, trained", binary_digits),
     "vgg-small": Case("VGG-Small for CIFAR-10, 32x32, untrained", untrained_binary("vgg_small", False)),
     "vgg-small-bin": Case(

@@ -54,7 +54,7 @@ def plain20(seed: int) -> nn.Sequential:
     """ResNet-20's layers for CIFAR-10 (He et al., CVPR 2016, section 4.2) without its shortcuts, untrained:
     (N, 3, 32, 32) to (N, 10); Gaussian weights as `seed` draws them.
 
-    The accelerator cannot add two tensors yet, so this has the network's size and not its accuracy.
+    A chain, whose layers can be compared one by one.
     """
     channels = (16, *[width for width in (16, 32, 64) for _ in range(6)])
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -11,12 +11,12 @@ from popshift.hw.isa import Counter
 from popshift.hw.numerics import WEIGHT_BITS
 
 _TEXTS = {
-    Form.SMARTDEAL: "Every filter is a basis of 3 × 3 bytes times coefficients that are powers of two or zero, "
-    f"and {percent(ZERO_ROWS, 0)} of the rows of coefficients are zero in all filters that share the array: "
-    "they are neither stored nor computed, but count as multiply-accumulates wherever a share of the peak is "
-    "given. Storage counts indices and bases.",
-    Form.BINARY: "Weights and activations between the first and the last layer are 1 or -1: eight channels to "
-    "a byte, eight multiply-accumulates to a processing element and cycle, so that more than 100 % of the "
+    Form.SMARTDEAL: "Every filter is a basis of 3 × 3 bytes times coefficients that are powers of two or "
+    f"zero, and {percent(ZERO_ROWS, 0)} of the rows of coefficients are zero in all filters that share the "
+    "array: they are neither stored nor computed, but count as multiply-accumulates wherever a share of the "
+    "peak is given. Storage counts indices and bases.",
+    Form.BINARY: "Weights and activations between the first and the last layer are 1 or -1: eight channels "
+    "to a byte, eight multiply-accumulates to a processing element and cycle, so that more than 100 % of the "
     "int8 peak is possible. Batch norm and Hardtanh have become one threshold for each channel.",
 }
 
