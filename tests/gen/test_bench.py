@@ -25,7 +25,8 @@ from popshift.hw.emit import emit_rtlil
 from popshift.hw.errors import EXIT_BAD_INPUT, EXIT_FAILED, ConfigError, InputError, ModelError, ToolError
 
 TINY = load_config("tiny")
-SINGLE_LAYERS = [name for name in CASES if not name.startswith(("digits", "plain20", "vgg"))]
+NETWORKS = ("digits", "plain20", "vgg", "resnet", "dscnn", "mobilenet", "autoencoder")
+SINGLE_LAYERS = [name for name in CASES if not name.startswith(NETWORKS)]
 
 
 def array(name: str) -> AcceleratorConfig:
@@ -218,7 +219,7 @@ def test_json_is_a_list_of_records_for_each_configuration():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet8"], "no bench case named 'resnet8'"),
+        (["resnet80"], "no bench case named 'resnet80'"),
         (["ecp5"], "no bench case named 'ecp5'"),
         (["fc64", "-c", "a17"], "no configuration named 'a17'"),
     ],
