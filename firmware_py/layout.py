@@ -26,6 +26,8 @@ class TensorLayout:
     row_pitch, plane_step: words from row to row and from plane to plane.
     period: banks that one copy of the tensor occupies.
     copies: how often it is stored, side by side over the banks.
+    dims: shape of a sample in the network's own file if that has channels last, as TensorFlow's; its
+        elements are those of (height, width, channels) in row-major order. Empty if channels come first.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TensorLayout:
     copies: int
     bits: int = 0
     threshold: float = 0.0
+    dims: tuple[int, ...] = ()
 
     @property
     def planes(self) -> int:

@@ -187,8 +187,13 @@ class Program:
         )
 
     def quantise_inputs(self, values: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.int8]]:
-        """A batch as int8 arrays by input name; see `popshift.firmware_py.tensors.quantise_inputs`."""
-        return tensors.quantise_inputs(self.inputs, values)
+        """A batch as int8 arrays by input name; see `popshift.firmware_py.tensors.quantise_inputs`.
+
+        If the network's file has channels last, so may have the values; what this returned is taken as it is.
+        """
+        if not isinstance(values, tensors.QuantisedInputs):
+            values = tensors.channels_first(self.inputs, values)
+        return tensors.QuantisedInputs(tensors.quantise_inputs(self.inputs, values))
 
     def tensor(self, name: str) -> TensorLayout:
         """The layout of an input or of a tensor that a layer writes."""
@@ -290,7 +295,7 @@ class Program:
 
 
 def _layout(values: dict[str, Any]) -> TensorLayout:
-    return TensorLayout(**{**values, "shape": tuple(values["shape"])})
+    return TensorLayout(**{**values, **{name: tuple(values[name]) for name in ("shape", "dims")}})
 
 
 def _differences(mine: AcceleratorConfig, other: AcceleratorConfig) -> str:

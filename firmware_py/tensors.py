@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from popshift.firmware_py.bits import pack_signs, unpack_signs
+from popshift.firmware_py.layout import TensorLayout
 from popshift.hw.errors import InputError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
@@ -127,6 +128,49 @@ def clipped_share(tensor: QuantisedTensor, values: ArrayLike) -> float:
     ends = (ACTIVATION_MIN - 0.5, ACTIVATION_MAX + 0.5)
     low, high = (tensor.scale * (end - tensor.zero_point) for end in ends)
     return float(np.mean((array < low) | (array > high)))
+
+
+class QuantisedInputs(dict[str, NDArray[np.int8]]):
+    """Inputs by name that are (n, channels, height, width) for certain: nothing is to be converted any more,
+    even if sizes would allow another reading."""
+
+
+def channels_first(
+    layouts: Sequence[TensorLayout], values: ArrayLike | Mapping[str, Any]
+) -> ArrayLike | Mapping[str, Any]:
+    """The same inputs with channels first where a layout has ``dims`` and the array their shape, or (n,
+    height, width, channels). Arrays that are (n, channels, height, width) stay as they are, unless that is
+    the same shape.
+
+    Raises
+    ------
+    InputError: an image of none of these shapes.
+    """
+    by_name = {layout.name: layout for layout in layouts}
+    if isinstance(values, Mapping):
+        return {
+            name: _channels_first(by_name[name], array) if name in by_name else array
+            for name, array in values.items()
+        }
+    return _channels_first(layouts[0], values) if len(layouts) == 1 else values
+
+
+def _channels_first(layout: TensorLayout, values: ArrayLike) -> ArrayLike:
+    array = np.asarray(values)
+    channels, height, width = layout.shape
+    last = (height, width, channels)
+    if not layout.dims or array.ndim == 0:
+        return values
+    if array.shape[1:] in (layout.dims, last):
+        return np.moveaxis(array.reshape(-1, *last), 3, 1)
+    if array.shape[1:] == layout.shape or layout.shape[1:] == (1, 1):
+        return values
+    shapes = dict.fromkeys([layout.dims, last, layout.shape])
+    wanted = " or ".join("(" + ", ".join(("n", *map(str, shape))) + ")" for shape in shapes)
+    lacking = array.shape in shapes
+    remedy = "put the batch first" if lacking else "give what the network was compiled for"
+    what = f"the shape must be {wanted}, not {array.shape}"
+    raise InputError(what, where=f"input {layout.name}", remedy=remedy)
 
 
 def quantise_inputs(

@@ -16,9 +16,10 @@ from popshift.gen.compress.ranges import ADD_BATCH, QuantisationOptions
 from popshift.gen.compress.report import QuantisationReport, compare
 from popshift.gen.frontend import LoadedModel, load_model, torch_export
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatGraph
+from popshift.gen.frontend.integer_network import IntegerNetwork
 from popshift.gen.graph import Graph
 from popshift.gen.mapping import map_graph
-from popshift.gen.real_outputs import with_output_dims, with_tails
+from popshift.gen.real_outputs import with_file_layout, with_output_dims, with_tails
 from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError, ModelError, ProgramError
 
@@ -124,16 +125,21 @@ def compile_model(
     ----------
     calibration: as in `compile_module`; by default what the function returned.
     name: of the network, by default the file's or the function's.
-    loaded: what `load_model` made of `spec`, if that has been done.
+    loaded: what `load_model` made of `spec`, if that has been done, in the configuration's mode.
 
     Raises
     ------
-    As `compile_module`; InputError also if there is no calibration data.
+    As `compile_module`; InputError also if there is no calibration data but it is needed: a network that is
+    quantised already uses none.
     """
     config = _config(config)
-    loaded = loaded or load_model(spec)
+    loaded = loaded or load_model(spec, config.requantise)
+    name = name or model_name(spec)
+    if loaded.integer is not None:
+        return _compile_integer(loaded.integer, config, name, calibrated=calibration is not None)
+    assert loaded.graph is not None
     samples = calibration_of(loaded, spec, calibration)
-    return _compile_float(loaded.graph, samples, config, name or model_name(spec), options)
+    return _compile_float(loaded.graph, samples, config, name, options)
 
 
 def compile_graph(graph: Graph, config: AcceleratorConfig | str | Path, name: str = "network") -> Compiled:
@@ -173,8 +179,9 @@ def calibration_of(loaded: LoadedModel, spec: str, given: torch.Tensor | ArrayLi
     InputError: there is none although it is needed.
     """
     samples = loaded.calibration if given is None else given
-    if samples is None and not needs_ranges(loaded.graph):
-        samples = torch.zeros(1, *loaded.graph.tensors[loaded.graph.inputs[0]].shape)
+    graph = loaded.graph
+    if samples is None and graph is not None and not needs_ranges(graph):
+        samples = torch.zeros(1, *graph.tensors[graph.inputs[0]].shape)
     if samples is None:
         raise InputError(
             "no calibration data, which decides the ranges of the int8 activations",
@@ -222,6 +229,18 @@ def _compile_float(
         float_graph=float_graph,
         calibration=samples,
         notes=(*float_graph.notes, *_without_smartdeal(float_graph, config)),
+    )
+
+
+def _compile_integer(
+    network: IntegerNetwork, config: AcceleratorConfig, name: str, *, calibrated: bool
+) -> Compiled:
+    compiled = compile_graph(network.graph, config, name)
+    unused = ["the network is quantised already: the calibration data are not used"] if calibrated else []
+    return dataclasses.replace(
+        compiled,
+        program=with_file_layout(compiled.program, network.dims, network.tails),
+        notes=(*network.notes, *unused),
     )
 
 

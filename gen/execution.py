@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from popshift.firmware_py.program import Program, Segment
 from popshift.firmware_py.progress import TransferBar
 from popshift.firmware_py.session import Accelerator, Profile
+from popshift.firmware_py.tensors import QuantisedInputs
 from popshift.firmware_py.transport import Transport
 from popshift.gen import golden
 from popshift.gen.compilation import attached_graph
@@ -192,7 +193,7 @@ def _origin(
 
 def _image(arrays: Arrays, index: int) -> Arrays:
     """A batch of one."""
-    return {name: array[index : index + 1] for name, array in arrays.items()}
+    return QuantisedInputs({name: array[index : index + 1] for name, array in arrays.items()})
 
 
 def predicted_cycles(program: Program) -> int:
@@ -223,6 +224,8 @@ def _level(level: Level | str) -> Level:
 
 def _plain(inputs: Any) -> Any:
     """Torch tensors, alone or in a mapping, as arrays."""
+    if isinstance(inputs, QuantisedInputs):
+        return inputs
     if isinstance(inputs, Mapping):
         return {name: _plain(values) for name, values in inputs.items()}
     return inputs.numpy(force=True) if hasattr(inputs, "numpy") else inputs
@@ -256,7 +259,7 @@ def _on_device(
     totals = device.counters()
     pieces = [profile.outputs for profile in profiles]
     if len(profiles) < images:
-        rest = {name: array[len(profiles) :] for name, array in arrays.items()}
+        rest = QuantisedInputs({name: array[len(profiles) :] for name, array in arrays.items()})
         pieces.append(device.run(rest, progress=progress))
     outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     layers = [LayerCounters(layer=entry.name, counters=entry.counters) for entry in profiles[0].layers]

@@ -96,9 +96,9 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
     if not all(finding.supported for finding in operators):
         return Explanation(network=spec, config=config.name, operators=operators)
     try:
-        loaded = load_model(spec)
+        loaded = load_model(spec, config.requantise)
         notes: tuple[str, ...] = ()
-        if calibration is None and loaded.calibration is None:
+        if calibration is None and loaded.calibration is None and loaded.graph is not None:
             calibration = _random_inputs(loaded.graph)
             notes = ("no calibration data: random inputs took its place, the mapping hardly depends on it",)
         compiled = compile_model(spec, config, calibration, loaded=loaded)

@@ -82,7 +82,8 @@ def _run_chunk(graph: Graph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, N
             acc = _convolve(operator, torch.from_numpy(numbers).to(torch.float64), source)
         else:
             acc = _pool(operator, torch.from_numpy(stored).to(torch.float64), source)
-        found = _requantise(operator.requantisation, acc, result, graph)
+        raw = isinstance(operator, Pool) and operator.raw
+        found = _requantise(operator.requantisation, acc, 0 if raw else result.zero_point, graph)
         if (result.bits and not source.bits) or (result.bits and isinstance(operator, Convolution)):
             found = pack_signs(found, axis=1)
         values[operator.output] = found.reshape(-1, *result.shape)
@@ -124,7 +125,7 @@ def _pool(operator: Pool, x: torch.Tensor, source: Tensor) -> torch.Tensor:
     elif operator.operation is Pooling.MAX:
         folded = _im2col(operator.window, x, numerics.ACTIVATION_MIN).amax(2) - source.zero_point
     else:
-        folded = _im2col(operator.window, x - source.zero_point, 0).sum(2)
+        folded = _im2col(operator.window, x if operator.raw else x - source.zero_point, 0).sum(2)
     return folded.to(torch.int64)
 
 
@@ -134,13 +135,13 @@ def _or(columns: torch.Tensor) -> torch.Tensor:
     return functools.reduce(torch.bitwise_or, taps)
 
 
-def _requantise(r: Requantisation, acc: torch.Tensor, result: Tensor, graph: Graph) -> NDArray[np.int8]:
+def _requantise(r: Requantisation, acc: torch.Tensor, zero_point: int, graph: Graph) -> NDArray[np.int8]:
     """`acc`: int64 (N, channels, pixels)."""
     activations = numerics.requantise(
         acc,
         torch.from_numpy(r.multiplier)[:, None],
         torch.from_numpy(r.shift)[:, None],
-        zero_point=result.zero_point,
+        zero_point=zero_point,
         low=r.low,
         high=r.high,
         mode=graph.mode,

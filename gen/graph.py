@@ -141,6 +141,9 @@ class Pool:
     over the whole window, padding counting as real 0 (the divisor is in the requantisation). Then
     requantise.
 
+    ``raw`` (AVERAGE without padding): zero points count for nothing, ``acc = sum(x)``, and the output is the
+    requantised value itself: rounding is symmetric about the integer 0, as in TensorFlow Lite.
+
     MAX of a binary tensor: of every bit. Its requantisation, one factor for each byte, is the identity. If
     only the output is binary, its bits are the signs of the requantised values.
     """
@@ -151,6 +154,7 @@ class Pool:
     window: Window
     operation: Pooling
     requantisation: Requantisation
+    raw: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:

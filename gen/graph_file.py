@@ -27,7 +27,7 @@ from popshift.gen.graph import (
 from popshift.hw.errors import ProgramError
 from popshift.hw.numerics import Requantise
 
-FORMAT = 4
+FORMAT = 5
 _ENTRY = "popshift-graph"
 _FACTORS = ("coefficients", "basis", "taps")
 """Arrays of a layer with SmartDeal weights, instead of the weight."""
@@ -112,7 +112,7 @@ def _description(operator: Operator) -> dict[str, Any]:
         list(pair) for pair in (window.kernel, window.stride, window.padding, window.dilation)
     ]
     if isinstance(operator, Pool):
-        return {**common, "pooling": str(operator.operation)}
+        return {**common, "pooling": str(operator.operation), "raw": operator.raw}
     return {**common, "weight": list(operator.weight.shape), "groups": operator.groups}
 
 
@@ -134,7 +134,7 @@ def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: in
     common["input"] = values["input"]
     common["window"] = Window(*(tuple(numbers) for numbers in values["window"]))
     if "pooling" in values:
-        return Pool(**common, operation=Pooling(values["pooling"]))
+        return Pool(**common, operation=Pooling(values["pooling"]), raw=values["raw"])
     common["groups"] = values["groups"]
     bias = arrays[f"{index}.bias"]
     if f"{index}.weight" in arrays:

@@ -1,8 +1,9 @@
-"""Outputs as real numbers, in the shape that the user's module gives them."""
+"""Outputs as real numbers, in the shape that the user's module or model file gives them."""
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from popshift.firmware_py.program import Program
 from popshift.firmware_py.tensors import real_values
 from popshift.gen.frontend.float_graph import Step
+from popshift.gen.host_tail import HostTail, TailOperation
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
 TABLE = "output_table."
 """Begins the names of attachments that hold an output's table."""
 DIMS = "output_dims"
 """Name of the attachment that holds the module's shape per sample of every output, as JSON."""
+HOST_TAILS = "host_tails"
+"""Name of the attachment that holds the operators that the host computes, by output, as JSON."""
 
 
 def with_output_dims(program: Program, dims: Mapping[str, Sequence[int]]) -> Program:
@@ -42,8 +46,51 @@ def with_tails(program: Program, tails: Mapping[str, Sequence[Step]]) -> Program
     return dataclasses.replace(program, attachments={**program.attachments, **tables})
 
 
+def with_file_layout(
+    program: Program, dims: Mapping[str, Sequence[int]], tails: Mapping[str, HostTail]
+) -> Program:
+    """The program of a network whose file has channels last: with the file's shapes per sample, by name of
+    input and output, and with what the host computes behind an output.
+    """
+    ends = {
+        side: [dataclasses.replace(layout, dims=tuple(dims.get(layout.name, ()))) for layout in layouts]
+        for side, layouts in (("inputs", program.inputs), ("outputs", program.outputs))
+    }
+    known = {name: dataclasses.asdict(tail) for name, tail in tails.items()}
+    attachments = {**program.attachments, HOST_TAILS: json.dumps(known).encode()}
+    return dataclasses.replace(program, **ends, attachments=attachments)
+
+
+def host_tails(program: Program) -> dict[str, HostTail]:
+    """What the host computes, by output."""
+    entries = json.loads(program.attachments.get(HOST_TAILS, b"{}"))
+    return {
+        name: HostTail(**{**values, "operation": TailOperation(values["operation"])})
+        for name, values in entries.items()
+    }
+
+
+def host_integers(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
+    """The int8 tensors that the host computes from `outputs`, by their own names, in the file's shape."""
+    found = {}
+    tails = host_tails(program)
+    for layout in program.outputs:
+        if layout.name in tails:
+            tail = tails[layout.name]
+            integers = tail.integers(_channels_last(outputs[layout.name]))
+            if integers is not None:
+                found[tail.name] = integers.reshape(-1, *layout.dims)
+    return found
+
+
+def _channels_last(values: NDArray[Any]) -> NDArray[Any]:
+    """(n, elements) in the file's order."""
+    return np.moveaxis(values, 1, 3).reshape(len(values), -1)
+
+
 def real_outputs(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> dict[str, NDArray[np.float64]]:
-    """``scale * (integer - zero point)`` of every output, or what its table says.
+    """``scale * (integer - zero point)`` of every output, or what its table says, or what the host makes of
+    it.
 
     Parameters
     ----------
@@ -55,6 +102,7 @@ def real_outputs(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> d
     for a vector and (N, channels, height, width) for an image.
     """
     dims = json.loads(program.attachments.get(DIMS, b"{}"))
+    tails = host_tails(program)
     found = {}
     for layout in program.outputs:
         values = real_values(layout, outputs[layout.name])
@@ -63,6 +111,12 @@ def real_outputs(program: Program, outputs: Mapping[str, NDArray[np.int8]]) -> d
             channels = np.arange(layout.shape[0])[:, None, None]
             places = outputs[layout.name].astype(np.int64) - ACTIVATION_MIN
             values = numbers[channels, places]
+        if layout.dims:
+            tail = tails.get(layout.name)
+            real = _channels_last(values if tail is None else outputs[layout.name])
+            real = real if tail is None else tail.reals(real)
+            found[layout.name] = real.reshape(len(values), *layout.dims)
+            continue
         usual = values.shape[1:2] if values.shape[2:] == (1, 1) else values.shape[1:]
         found[layout.name] = values.reshape(len(values), *dims.get(layout.name, usual))
     return found

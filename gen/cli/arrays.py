@@ -72,7 +72,8 @@ def read_array(path: Path) -> "NDArray[Any]":
 
 
 def write_outputs(path: Path, program: "Program", outputs: "dict[str, NDArray[np.int8]]") -> None:
-    """Write an ``.npz`` file, under exactly this name: int8 ``NAME`` and, as real numbers, ``NAME_real``.
+    """Write an ``.npz`` file, under exactly this name: int8 ``NAME`` and, as real numbers, ``NAME_real``; the
+    int8 results of a softmax on the host under their own name.
 
     Raises
     ------
@@ -80,10 +81,11 @@ def write_outputs(path: Path, program: "Program", outputs: "dict[str, NDArray[np
     """
     import numpy as np
 
-    from popshift.gen.real_outputs import real_outputs
+    from popshift.gen.real_outputs import host_integers, real_outputs
 
     real = real_outputs(program, outputs)
     arrays: dict[str, NDArray[Any]] = {**outputs, **{f"{name}_real": real[name] for name in real}}
+    arrays |= host_integers(program, outputs)
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, array in arrays.items():

@@ -13,7 +13,7 @@ from popshift.hw.config import load_config
 if TYPE_CHECKING:
     from popshift.gen.compilation import Compiled
 
-MODEL_HELP = "A .pt2 file, or module:function."
+MODEL_HELP = "A .pt2, .onnx or int8 .tflite file, or module:function."
 
 
 def compile_(
@@ -32,7 +32,7 @@ def compile_(
     ] = 99.99,
     as_json: Json = False,
 ) -> None:
-    """Quantise a network to int8, map it onto an accelerator, and write the program file."""
+    """Quantise a network to int8 if it is not yet, map it onto an accelerator, and write the program file."""
     target = load_config(config)
     require_writable(output)
     samples = None if calibration is None else read_array(calibration)

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from popshift.gen.explain import Explanation
 
 PROGRAM_SUFFIX = ".pop"
+MODEL_HELP = "A .pt2, .onnx or int8 .tflite file, module:function, or a program file (.pop)."
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="A .pt2 file, module:function, or a program file (.pop).")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     config: Annotated[
         str | None,
         typer.Option("--config", "-c", help="Configuration, by name or as a .toml file; a .pop has its own."),

@@ -1,5 +1,5 @@
-"""From a network, in whatever form it comes, to a float graph: one file and one line in `FRONTENDS` for each
-form."""
+"""From a network, in whatever form it comes, to a float graph, or to an integer graph if it is quantised: one
+file and one line in `FRONTENDS` for each form."""
 
 import importlib
 import os
@@ -11,27 +11,33 @@ from typing import Any
 
 import torch
 
-from popshift.gen.frontend import onnx_model, torch_export
+from popshift.gen.frontend import onnx_model, tflite, torch_export
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
+from popshift.gen.frontend.integer_network import IntegerNetwork
 from popshift.hw.errors import ModelError
+from popshift.hw.numerics import Requantise
 
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
     """Reads one kind of model file.
 
-    ``load`` returns the network or raises `ModelError`; ``check`` returns the verdict on each operator.
+    ``load`` returns the network or raises `ModelError`, or ``load_integer`` does for networks that are
+    quantised already, with multipliers for a requantisation mode; ``check`` returns the verdict on each
+    operator.
     """
 
     title: str
-    load: Callable[[Path], FloatGraph]
     check: Callable[[Path], list[Finding]]
+    load: Callable[[Path], FloatGraph] | None = None
+    load_integer: Callable[[Path, Requantise], IntegerNetwork] | None = None
 
 
 FRONTENDS: dict[str, FrontEnd] = {
-    ".pt2": FrontEnd("torch.export program", torch_export.from_exported, torch_export.check_exported),
-    ".onnx": FrontEnd("ONNX or QONNX model", onnx_model.from_onnx, onnx_model.check_onnx),
+    ".pt2": FrontEnd("torch.export program", torch_export.check_exported, torch_export.from_exported),
+    ".onnx": FrontEnd("ONNX or QONNX model", onnx_model.check_onnx, onnx_model.from_onnx),
+    ".tflite": FrontEnd("int8 TensorFlow Lite model", tflite.check_tflite, load_integer=tflite.from_tflite),
 }
 
 
@@ -41,18 +47,22 @@ class LoadedModel:
 
     Attributes
     ----------
-    graph: the network.
+    graph: the network; None if it is in integers already.
     calibration: typical inputs (N, …) if the model came with some, else None.
     module: the PyTorch module, if it came as one: the float reference.
+    integer: the network that is quantised already, else None.
     """
 
-    graph: FloatGraph
+    graph: FloatGraph | None = None
     calibration: Any = None
     module: torch.nn.Module | None = None
+    integer: IntegerNetwork | None = None
 
 
-def load_model(spec: str) -> LoadedModel:
+def load_model(spec: str, mode: Requantise = Requantise.EXACT) -> LoadedModel:
     """Load a model file by its suffix, or call ``module:function``.
+
+    A quantised network gets its multipliers for `mode`.
 
     The function returns ``(module, example)`` or ``(module, example, calibration)``; it is looked up with the
     current folder on the import path.
@@ -63,7 +73,10 @@ def load_model(spec: str) -> LoadedModel:
     operator).
     """
     front_end = _front_end(spec)
+    if front_end is not None and front_end.load_integer is not None:
+        return LoadedModel(integer=front_end.load_integer(Path(spec), mode))
     if front_end is not None:
+        assert front_end.load is not None
         return LoadedModel(front_end.load(Path(spec)))
     module, example, calibration = _call(spec)
     return LoadedModel(torch_export.from_module(module, example), calibration, module)

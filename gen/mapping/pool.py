@@ -59,7 +59,7 @@ def pool_sections(
         )
     assert source.layout.period == target.layout.period, "a pool keeps every channel in its banks"
     groups, planes = bank_groups(source, config), source.layout.planes
-    lanes = pool_parameters(layer, source.layout.zero_point, config)
+    lanes = pool_parameters(layer, 0 if layer.raw else source.layout.zero_point, config)
     uniform = len(set(lanes)) == 1
     if not uniform and groups > config.parameter_depth:
         raise ModelError(
@@ -164,7 +164,7 @@ def _instructions(
             source=Source.CHANNEL,
             period=groups,
             uniform=int(uniform),
-            zero_point=target.layout.zero_point,
+            zero_point=0 if layer.raw else target.layout.zero_point,
             low=layer.requantisation.low,
             high=layer.requantisation.high,
             chunks=planes[1] - planes[0],

@@ -80,8 +80,11 @@ def test_function(network: str) -> None:
             "calibration)",
         ),
         ("absent_{}:f", "absent_{}:f: No module named 'absent_{}'; check the name and the current folder"),
-        ("model.tflow", "model.tflow: unknown kind of model; give .pt2, .onnx or module:function"),
-        ("model", "model: not a model file and not module:function; give .pt2, .onnx or module:function"),
+        ("model.tflow", "model.tflow: unknown kind of model; give .pt2, .onnx, .tflite or module:function"),
+        (
+            "model",
+            "model: not a model file and not module:function; give .pt2, .onnx, .tflite or module:function",
+        ),
         ("missing.pt2", "missing.pt2: there is no such file; check the path"),
     ],
 )
@@ -92,7 +95,7 @@ def test_refusal(network: str, spec: str, expected: str) -> None:
 
 
 def test_front_ends_are_chosen_by_suffix(tmp_path: Path) -> None:
-    assert list(FRONTENDS) == [".pt2", ".onnx"]
+    assert list(FRONTENDS) == [".pt2", ".onnx", ".tflite"]
     path = tmp_path / "NET.PT2"
     path.write_bytes(b"")
     with pytest.raises(ModelError, match="not an exported program"):
