@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from popshift.firmware_py.program import LayerRecord, Program
-from popshift.gen.compilation import GRAPH, attached_graph, compile_model
+from popshift.gen.compilation import GRAPH, attached_graph, compile_model, needs_ranges
+from popshift.gen.execution import predicted_cycles
 from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
@@ -30,6 +31,7 @@ class Explanation:
     segments: how often the accelerator's memories are loaded for an image (more than once: see the driver).
     peak: MACs per cycle of the whole array.
     notes: what the user should know.
+    cycles: predicted, of one image.
     """
 
     network: str
@@ -40,6 +42,7 @@ class Explanation:
     segments: int = 0
     peak: int = 1
     notes: tuple[str, ...] = ()
+    cycles: int = 0
 
     @property
     def refused(self) -> list[Finding]:
@@ -52,11 +55,6 @@ class Explanation:
         return not self.problem and not self.refused
 
     @property
-    def cycles(self) -> int:
-        """Predicted, of one image."""
-        return sum(layer.predicted_cycles for layer in self.layers)
-
-    @property
     def utilisation(self) -> float:
         """Predicted MACs per cycle over the array's peak, 0 .. 1."""
         macs = sum(layer.macs for layer in self.layers)
@@ -65,7 +63,8 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; ``cycles`` and ``utilisation`` are None if the network does not map."""
         predicted = {"cycles": self.cycles, "utilisation": self.utilisation}
-        return {**asdict(self), "maps": self.maps, **(predicted if self.maps else dict.fromkeys(predicted))}
+        known = predicted if self.maps else dict.fromkeys(predicted)
+        return {**asdict(self), "maps": self.maps, **known}
 
 
 def explain_program(program: Program) -> Explanation:
@@ -76,6 +75,7 @@ def explain_program(program: Program) -> Explanation:
         layers=_layers(program),
         segments=len(program.segments),
         peak=program.config.peak_macs_per_cycle,
+        cycles=predicted_cycles(program),
     )
 
 
@@ -98,7 +98,8 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
     try:
         loaded = load_model(spec, config.requantise)
         notes: tuple[str, ...] = ()
-        if calibration is None and loaded.calibration is None and loaded.graph is not None:
+        given = calibration is not None or loaded.calibration is not None
+        if not given and loaded.graph is not None and needs_ranges(loaded.graph):
             calibration = _random_inputs(loaded.graph)
             notes = ("no calibration data: random inputs took its place, the mapping hardly depends on it",)
         compiled = compile_model(spec, config, calibration, loaded=loaded)
@@ -113,6 +114,7 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
         segments=len(program.segments),
         peak=config.peak_macs_per_cycle,
         notes=(*compiled.notes, *notes),
+        cycles=predicted_cycles(program),
     )
 
 

@@ -85,7 +85,7 @@ def compare(float_graph: FloatGraph, graph: Graph, calibration: object) -> Quant
         TensorReport(
             layers.get(name, "input"),
             name,
-            graph.tensors[name].shape,
+            (graph.tensors[name].channels, *graph.tensors[name].shape[1:]),
             low[name],
             high[name],
             graph.tensors[name].scale,

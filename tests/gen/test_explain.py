@@ -21,6 +21,8 @@ from popshift.hw.errors import InputError, ModelError
 from popshift.hw.matrix.feeder import shortest_pass
 
 TINY = load_config("tiny")
+END = 5
+"""Cycles of the instruction behind the last layer."""
 
 
 def save(module: nn.Module, example: torch.Tensor, path: Path) -> str:
@@ -49,7 +51,7 @@ def test_a_network_that_maps(tmp_path: Path):
         ("relu", "fused into 0"),
     ]
     (layer,) = found.layers
-    assert found.cycles == layer.predicted_cycles and found.segments == 1
+    assert found.cycles == layer.predicted_cycles + END and found.segments == 1
     assert found.utilisation == pytest.approx(layer.macs / (layer.predicted_cycles * 16))
     assert json.loads(json.dumps(found.to_dict()))["maps"] is True
 
@@ -65,10 +67,10 @@ def test_without_calibration_data_the_mapping_is_the_same_and_a_note_says_so(tmp
 
 
 def test_every_operator_that_cannot_run_is_named(tmp_path: Path):
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3, groups=2))
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.PReLU())
     found = explain.explain_model(save(module, torch.randn(1, 1, 8, 8), tmp_path / "bad.pt2"), TINY)
     assert not found.maps and found.layers == ()
-    assert [(f.layer, f.operator) for f in found.refused] == [("1", "gelu"), ("2", "conv2d")]
+    assert [(f.layer, f.operator) for f in found.refused] == [("1", "gelu"), ("2", "prelu")]
     assert all(f.reason and f.remedy for f in found.refused)
     assert [found.to_dict()[name] for name in ("maps", "cycles", "utilisation")] == [False, None, None]
 
@@ -105,7 +107,7 @@ def test_a_program():
     assert [layer.kind for layer in found.layers if layer.output == "y"] == ["linear"]
     assert [layer for layer in found.layers if layer.output != "y"] + renamed == list(program.layers)
     assert "linear" not in [layer.kind for layer in found.layers if layer.output != "y"]
-    assert found.cycles == sum(layer.predicted_cycles for layer in program.layers)
+    assert found.cycles == sum(layer.predicted_cycles for layer in program.layers) + END
 
 
 # ---- mapping and bottleneck -------------------------------------------------------------------------------
