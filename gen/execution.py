@@ -203,10 +203,11 @@ def predicted_cycles(program: Program) -> int:
     if len(program.segments) > 1:
         return sum(layer.predicted_cycles for layer in program.layers)
     (segment,) = program.segments
-    return sum(cycle_model.predict(_instructions(segment), program.config))
+    return sum(cycle_model.predict(instructions_of(segment), program.config))
 
 
-def _instructions(segment: Segment) -> list[Instruction]:
+def instructions_of(segment: Segment) -> list[Instruction]:
+    """Its program, decoded."""
     words, items, place = [int(word) for word in segment.instructions], [], 0
     while place < len(words):
         item = isa.decode(words, place)

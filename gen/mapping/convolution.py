@@ -107,7 +107,7 @@ def _sections(
     rows *= sum(len(table) for table in edges.tables)
     most = min(
         min(config.weight_depth // tile_words, MAX_TILES) * scheme.channels,
-        (config.parameter_depth - _words_in_front(layer)) // rows * config.post_lanes,
+        (config.parameter_depth - _words_in_front(layer) * len(edges.tables)) // rows * config.post_lanes,
     )
     ranges = _ranges(layer, target, most, scheme.channels, config)
     parts = []
@@ -121,11 +121,8 @@ def _sections(
     for index, (chosen, columns, piece) in enumerate(parts):
         start, stop = chosen
         pixels = sum(region.rectangle.pixels for region in piece)
-        packed_parameters = _parameters(config, layer, target, columns, parameters[start:stop], edges, chosen)
-        if layer.sum is not None and other is not None:
-            lanes = sum_lanes(layer.sum, other.layout.zero_point, config)
-            front = [pack_parameters(config, word) for word in lanes]
-            packed_parameters = np.concatenate([*front, packed_parameters])
+        lanes = parameters[start:stop]
+        packed_parameters = _parameters(config, layer, other, target, columns, lanes, edges, chosen)
         sections.append(
             Section(
                 name=part_name(layer.name, index, len(parts)),
@@ -158,6 +155,7 @@ def _sections(
 def _parameters(
     config: AcceleratorConfig,
     layer: Convolution,
+    other: Placed | None,
     target: Placed,
     columns: Sequence[ColumnTile],
     lanes: list[Lane],
@@ -165,21 +163,28 @@ def _parameters(
     channels: tuple[int, int],
 ) -> NDArray[np.uint8]:
     """Parameter words of consecutive channels, for all classes of pixels one after the other, with their
-    basis if the post unit needs it.
+    basis if the post unit needs it; those of a sum in front of every table of classes.
     """
     if columns[0].basis is not None:
         basis = np.concatenate([tile.basis for tile in columns if tile.basis is not None])
         return pack_parameters(config, basis_lanes(lanes, basis, config))
     if target.layout.bits:  # bits that no channel has are 0
         lanes = [*lanes, *[never(config)] * (-len(lanes) % LANE_CHANNELS)]
+    front = []
+    if layer.sum is not None and other is not None:
+        words = sum_lanes(layer.sum, other.layout.zero_point, config)
+        front = [pack_parameters(config, word) for word in words]
     blocks = []
-    for pixel_class in (pixel_class for table in edges.tables for pixel_class in table):
-        block = lanes
-        if pixel_class is not None:
-            missing = pixel_class.outside(layer.weight[slice(*channels)]).tolist()
-            own = [replace(lane, bias=lane.bias + more) for lane, more in zip(lanes, missing, strict=False)]
-            block = own + lanes[len(own) :]
-        blocks.append(pack_parameters(config, block))
+    for table in edges.tables:
+        blocks += front
+        for pixel_class in table:
+            block = lanes
+            if pixel_class is not None:
+                missing = pixel_class.outside(layer.weight[slice(*channels)]).tolist()
+                pairs = zip(lanes, missing, strict=False)
+                own = [replace(lane, bias=lane.bias + more) for lane, more in pairs]
+                block = own + lanes[len(own) :]
+            blocks.append(pack_parameters(config, block))
     return np.concatenate(blocks)
 
 
@@ -232,7 +237,7 @@ def _opcode(layer: Convolution) -> Opcode:
 
 
 def _words_in_front(layer: Convolution) -> int:
-    """Parameter words in front of those of its channels."""
+    """Parameter words in front of those of its channels, in every table of classes."""
     return 0 if layer.sum is None else isa.ADDEND_WORDS
 
 
@@ -278,7 +283,7 @@ def _instructions(
             zero_point=target.layout.zero_point,
             low=last.low,
             high=last.high,
-            parameter_base=_words_in_front(layer) + tables,
+            parameter_base=_words_in_front(layer) * (region.table + 1) + tables,
             edges=region.edges,
             class_words=class_words if region.edges else 0,
             **place,

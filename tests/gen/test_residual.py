@@ -12,16 +12,17 @@ from torch import nn
 from popshift.gen import golden, graph_file
 from popshift.gen.compilation import compile_graph, compile_module
 from popshift.gen.compress.sums import sum_factors
-from popshift.gen.execution import predicted_cycles
+from popshift.gen.execution import instructions_of, predicted_cycles
 from popshift.gen.frontend.float_graph import FloatConvolution, evaluate
 from popshift.gen.frontend.torch_export import from_module
 from popshift.gen.graph import Add, Convolution, Factor, Graph, Requantisation, Tensor, Window
 from popshift.gen.mapping import prepared
 from popshift.gen.train.binary.blocks import BinaryBlock
+from popshift.gen.train.binary.layers import BinaryConv2d
 from popshift.hw import numerics
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import Counter
+from popshift.hw.isa import Counter, Opcode
 from popshift.hw.numerics import Requantise
 
 TINY = load_config("tiny").replace(activation_depth=4096, weight_depth=4096, parameter_depth=512)
@@ -31,6 +32,7 @@ SINGLE = TINY.replace(
     **{"requantise": "compact", "accumulator_width": 24},
 )
 WIDE = TINY.replace(name="wide", rows=16, cols=8, tile_rows=4, post_lanes=8, pe_kinds=["mul", "xnor"])
+CUT = WIDE.replace(name="cut", accumulator_depth=24)
 ARRAYS = pytest.mark.parametrize("config", [TINY, SINGLE, WIDE], ids=lambda config: config.name)
 SEED = 4
 
@@ -387,6 +389,29 @@ def test_binary_blocks_with_shortcuts_run(channels):
     check_levels(compiled.graph, WIDE, stored[compiled.graph.inputs[0]], rtl=channels == 13)
     signs = [t for t in compiled.graph.tensors.values() if t.bits]
     assert [t.bits for t in signs] == [channels, channels]
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel"), [(32, (8, 8), 3), (32, (11, 8), 3), (16, (8, 8), 5), (24, (9, 7), 5)]
+)
+def test_sums_behind_windows_beyond_the_image(channels, size, kernel):
+    """Several tables of parameters for the edges of a binary image, each with the sum's words in front."""
+    torch.manual_seed(SEED)
+    block = BinaryBlock(channels, channels)
+    block.conv = BinaryConv2d(channels, channels, kernel, padding=kernel // 2)
+    network = nn.Sequential(nn.Conv2d(3, channels, 1), block)
+    images = torch.randn(8, 3, *size)
+    network.train()(images)
+    compiled = compile_module(network.eval(), images, CUT)
+    adds = [
+        item["parameter_base"]
+        for segment in compiled.program.segments
+        for item in instructions_of(segment)
+        if item.opcode is Opcode.ADD
+    ]
+    assert len(set(adds)) > 1, "one table for all edges: nothing is tested"
+    stored = golden.run(compiled.graph, images[:2])[compiled.graph.inputs[0]]
+    check_levels(compiled.graph, CUT, stored, rtl=kernel == 3)
 
 
 def test_signs_are_those_of_the_numbers():
