@@ -198,7 +198,10 @@ def needs_ranges(graph: FloatGraph) -> bool:
         for operator in graph.operators
         if isinstance(operator, FloatConvolution) and operator.whole
     }
-    return any(not tensor.sign and name not in whole for name, tensor in graph.tensors.items())
+    return any(
+        not tensor.sign and tensor.levels is None and name not in whole
+        for name, tensor in graph.tensors.items()
+    )
 
 
 def model_name(spec: str) -> str:

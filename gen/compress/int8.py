@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from popshift.firmware_py.bits import packed_size
 from popshift.firmware_py.tensors import quantise as quantise_values
 from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of, whole
+from popshift.gen.compress.levels import corrected_bias
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
 from popshift.gen.compress.sums import sum_factors
 from popshift.gen.frontend.float_graph import (
@@ -27,6 +28,7 @@ from popshift.gen.frontend.float_graph import (
     FloatGraph,
     FloatPool,
     FloatSign,
+    Levels,
     inputs_of,
 )
 from popshift.gen.graph import (
@@ -51,6 +53,15 @@ _NEXT_TO_NOTHING = 2.0**-20
 _FACTOR_MARGIN = 0.01
 """How far below the mode's limit requantisation factors stay. An output range that would need more is finer
 than the accumulators' own steps, and is widened."""
+
+
+Range = tuple[float, float] | Levels
+"""What the calibration data showed, or what the network itself allows."""
+
+
+def _affine(found: Range) -> tuple[float, int]:
+    """(scale, zero point)."""
+    return (found.scale, found.zero_point) if isinstance(found, Levels) else affine(*found)
 
 
 def _bias_limit(accumulator_width: int) -> int:
@@ -87,10 +98,11 @@ def quantise(
     ModelError: an accumulator could overflow, or a window is too large; names the layer.
     """
     options = options or QuantisationOptions()
-    ranges = observe(graph, calibration_batch(graph, calibration), options)
+    observed = observe(graph, calibration_batch(graph, calibration), options)
+    ranges = {name: graph.tensors[name].levels or observed[name] for name in graph.tensors}
     result = Graph(mode=mode, inputs=list(graph.inputs), outputs=list(graph.outputs))
     for name in graph.inputs:
-        tensor = Tensor(name, graph.tensors[name].shape, *affine(*ranges[name]))
+        tensor = Tensor(name, graph.tensors[name].shape, *_affine(ranges[name]))
         result.tensors[name] = binary_tensor(graph.tensors[name]) if graph.tensors[name].sign else tensor
     for operator in graph.operators:
         source, shape = result.tensors[operator.input], graph.tensors[operator.output].shape
@@ -109,7 +121,10 @@ def quantise(
             tensor, quantised = whole(operator, source, shape, mode)
         elif isinstance(operator, FloatConvolution):
             operator = operator if smartdeal else dataclasses.replace(operator, smartdeal=None)
-            tensor, quantised = _convolution(operator, source, shape, output_range, mode, accumulator_width)
+            levels = graph.tensors[operator.input].levels
+            tensor, quantised = _convolution(
+                operator, source, shape, output_range, mode, accumulator_width, levels
+            )
         else:
             tensor, quantised = _pool(operator, source, shape, output_range, mode, accumulator_width)
         result.tensors[tensor.name] = tensor
@@ -121,12 +136,12 @@ def _sum(
     operator: FloatAdd,
     tensors: dict[str, Tensor],
     shape: tuple[int, int, int],
-    output_range: tuple[float, float],
+    output_range: Range,
     mode: Requantise,
 ) -> tuple[Tensor, Add]:
     """A sum of two tensors, with the factors of TensorFlow Lite's ADD."""
     scales = [tensors[name].scale for name in inputs_of(operator)]
-    tensor = Tensor(operator.output, shape, *affine(*output_range))
+    tensor = Tensor(operator.output, shape, *_affine(output_range))
     first, second, last = sum_factors(scales[0], scales[1], tensor.scale, mode)
     requantisation = Requantisation(
         multiplier=np.array([last.multiplier], np.int64),
@@ -149,7 +164,7 @@ def _to_bits(
     operator: FloatConvolution | FloatPool | FloatSign,
     source: Tensor,
     shape: tuple[int, int, int],
-    output_range: tuple[float, float],
+    output_range: Range,
     mode: Requantise,
     accumulator_width: int,
 ) -> Operator:
@@ -174,9 +189,10 @@ def _convolution(
     operator: FloatConvolution,
     source: Tensor,
     shape: tuple[int, int, int],
-    output_range: tuple[float, float],
+    output_range: Range,
     mode: Requantise,
     accumulator_width: int,
+    source_levels: Levels | None = None,
 ) -> tuple[Tensor, Convolution]:
     for_bias = np.abs(operator.bias) / (source.scale * _bias_limit(accumulator_width))
     factors = None if operator.smartdeal is None else _positive(operator.smartdeal)
@@ -186,7 +202,11 @@ def _convolution(
         scales = np.maximum(scales, scales.max(initial=0) * _NEXT_TO_NOTHING)
         scales = np.maximum(scales, for_bias)
     elif factors is None:
-        scales = np.abs(operator.weight.reshape(shape[0], -1)).max(1) / WEIGHT_MAX
+        largest = np.abs(operator.weight.reshape(shape[0], -1)).max(1)
+        scales = largest / WEIGHT_MAX
+        if operator.step is not None:  # whole multiples of it stay whole
+            numbers = np.maximum(np.rint(largest / operator.step), 1)
+            scales = operator.step / np.maximum(WEIGHT_MAX // numbers, 1)
         scales = np.maximum(scales, for_bias)
     else:
         scales = np.where(factors.scale > 0, factors.scale, for_bias)
@@ -202,6 +222,9 @@ def _convolution(
         weight = factors.factors.weight(operator.weight.shape)
     bias = np.rint(operator.bias / (source.scale * scales)).astype(np.int64)
     requantisation = _requantisation(operator, tensor, steps, mode)
+    if operator.binary is not None and source_levels is not None and isinstance(output_range, Levels):
+        levels = source_levels, output_range
+        bias = corrected_bias(operator.binary, source, levels, weight, bias, requantisation, mode)
     # What the array adds up: products with the zero point still in, which the bias then takes out again.
     whole = weight.reshape(shape[0], -1).astype(np.int64)
     folded_bias = bias - source.zero_point * whole.sum(1)
@@ -237,7 +260,7 @@ def _pool(
     operator: FloatPool,
     source: Tensor,
     shape: tuple[int, int, int],
-    output_range: tuple[float, float],
+    output_range: Range,
     mode: Requantise,
     accumulator_width: int,
 ) -> tuple[Tensor, Pool]:
@@ -249,7 +272,11 @@ def _pool(
             remedy="pool in two steps",
         )
     channels = shape[0]
-    if operator.operation is Pooling.MAX or (taps, operator.divisor) == (1, 1):
+    if isinstance(output_range, Levels):
+        tensor = Tensor(operator.output, shape, *_affine(output_range))
+        factor = source.scale / (operator.divisor * tensor.scale)
+        requantisation = _requantisation(operator, tensor, np.full(channels, factor), mode)
+    elif operator.operation is Pooling.MAX or (taps, operator.divisor) == (1, 1):
         tensor = Tensor(operator.output, shape, source.scale, source.zero_point)
         requantisation = _requantisation(operator, tensor, np.ones(channels), mode)
     else:
@@ -275,11 +302,13 @@ def _pool(
 def _output_tensor(
     name: str,
     shape: tuple[int, int, int],
-    output_range: tuple[float, float],
+    output_range: Range,
     accumulator_scale: float,
     mode: Requantise,
 ) -> Tensor:
     """The calibrated range, widened where the requantisation factor would be too large for the hardware."""
+    if isinstance(output_range, Levels):
+        return Tensor(name, shape, *_affine(output_range))
     scale, _ = affine(*output_range)
     wider = max(1.0, accumulator_scale / (scale * (mode.factor_limit - _FACTOR_MARGIN)))
     return Tensor(name, shape, *affine(output_range[0] * wider, output_range[1] * wider))

@@ -19,6 +19,7 @@ from popshift.gen.frontend.float_graph import (
     inputs_of,
     reading,
 )
+from popshift.gen.frontend.levels import reach
 from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
 from popshift.gen.graph import Pooling
 from popshift.hw.numerics import ACTIVATION_MAX
@@ -249,13 +250,16 @@ def _per_channel(values: np.ndarray) -> torch.Tensor:
 
 
 def whole_sums(graph: FloatGraph, operator: FloatOperator) -> FloatOperator:
-    """A last layer with a binary input, if its sums fit int8: they become the output, and the host does what
-    follows, number by number, so that nothing is lost.
+    """A last layer with a binary input, or with small integers as inputs and weights, if its sums fit int8:
+    they become the output, and the host does what follows, number by number, so that nothing is lost.
     """
     if not isinstance(operator, FloatConvolution) or operator.binary is None or operator.sign:
         return operator
-    signs, scale = operator.binary.signs, operator.binary.scale
-    if signs[0].size > ACTIVATION_MAX or (scale != scale[0]).any():
+    signs, scale, most = operator.binary.signs, operator.binary.scale, reach(graph, operator.input)
+    sums = np.abs(signs.reshape(len(signs), -1).astype(int)).sum(axis=1)
+    if most is None or sums.max() * most > ACTIVATION_MAX or (scale != scale[0]).any():
+        return operator
+    if graph.tensors[operator.output].levels is not None:
         return operator
     graph.tails[operator.output] = operator.binary.steps
     return dataclasses.replace(

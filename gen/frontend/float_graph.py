@@ -19,8 +19,36 @@ from popshift.gen.graph import Factors, Pooling, Window
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """The int8 numbers ``low .. high`` that a network's own quantiser allows: real value = scale * (number -
+    zero_point).
+    """
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest real value."""
+        return self.scale * (self.low - self.zero_point), self.scale * (self.high - self.zero_point)
+
+    @property
+    def reach(self) -> int:
+        """Largest magnitude of a number less the zero point."""
+        return max(abs(self.low - self.zero_point), abs(self.high - self.zero_point))
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """The real values of the levels nearest to `x`, ties to even."""
+        numbers = (torch.round(x / self.scale) + self.zero_point).clamp(self.low, self.high)
+        return (numbers - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True, slots=True)
 class FloatTensor:
     """An activation; ``shape`` is (channels, height, width) without the batch, a vector is (n, 1, 1).
+    ``levels``: how the network itself quantises it, if it does.
 
     A binary tensor holds ``sign`` and ``-sign``; 0 for all others. If it is an input, values from
     ``threshold`` on become ``sign``.
@@ -30,6 +58,7 @@ class FloatTensor:
     shape: tuple[int, int, int]
     sign: float = 0.0
     threshold: float = 0.0
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +78,11 @@ as the module itself, in float64 more exactly.
 @dataclass(frozen=True, slots=True)
 class BinaryWeight:
     """Weights of a layer with a binary input, and what the module does behind its sums, number by number.
+    Likewise of a layer whose input and weights have levels.
 
-    ``signs``: 1 or -1, int8 (out channels, in channels, kernel height, kernel width); ``scale``: of every
-    filter, float32 (out channels,); ``steps``: batch norm and activations, one after the other, up to the
-    sign.
+    ``signs``: 1 or -1 (or small integers), int8 (out channels, in channels, kernel height, kernel width);
+    ``scale``: of every filter, float32 (out channels,); ``steps``: batch norm and activations, one after the
+    other, up to the sign.
     """
 
     signs: NDArray[np.int8]
@@ -66,7 +96,8 @@ class FloatConvolution:
     input.
 
     ``weight``: (out channels, in channels / groups, kernel height, kernel width); ``bias``: (out channels,);
-    ``smartdeal``, ``binary``: the form of the weight, if it has one.
+    ``smartdeal``, ``binary``: the form of the weight, if it has one; ``step``: (out channels,), if every
+    weight is a whole multiple of its filter's.
 
     If ``sign`` is not 0, the output is binary: ``sign`` where the value is not negative, else ``-sign``; the
     other way round in the channels of ``negate``, bool (out channels,). ``whole``: the sums of a layer with a
@@ -87,6 +118,7 @@ class FloatConvolution:
     negate: NDArray[np.bool_] | None = None
     whole: bool = False
     groups: int = 1
+    step: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +220,7 @@ def evaluate(graph: FloatGraph, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """
     first = graph.tensors[graph.inputs[0]]
     x = x.to(torch.float64)
+    x = x if first.levels is None else first.levels.nearest(x)
     values = {first.name: _either(x >= first.threshold, first.sign) if first.sign else x}
     for operator in graph.operators:
         source = values[operator.input]
@@ -200,6 +233,8 @@ def evaluate(graph: FloatGraph, x: torch.Tensor) -> dict[str, torch.Tensor]:
             values[operator.output] = _either(source >= 0, operator.sign)
         else:
             values[operator.output] = _pool(operator, source).clamp(operator.low, operator.high)
+        if (levels := graph.tensors[operator.output].levels) is not None:
+            values[operator.output] = levels.nearest(values[operator.output])
     return values
 
 

@@ -25,7 +25,8 @@ from popshift.gen.frontend.float_graph import (
     inputs_of,
     reading,
 )
-from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
+from popshift.gen.frontend.levels import fold_quantiser, integer_weight, levels_of_inputs
+from popshift.gen.frontend.raw import BatchNorm, Clamp, Quantiser, RawOperator, Sign
 from popshift.gen.frontend.strides import without_strided_copies
 from popshift.gen.graph import Pooling, Window
 
@@ -43,6 +44,7 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
     operator name -> what became of it, for `BatchNorm` and `Clamp`; an unfoldable batch norm is unsupported.
     """
     raw = signs_of_inputs(graph, before_pools(graph, signs_once(graph, raw)))
+    raw = levels_of_inputs(graph, raw)
     raw, later = without_strided_copies(graph, raw), {}
     readers: dict[str, int] = {}
     for name in [name for operator in raw for name in inputs_of(operator)] + graph.outputs:
@@ -65,7 +67,7 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
             unknown.add(operator.output)
             continue
         if isinstance(operator, BatchNorm):
-            folded, finding = _fold_batch_norm(operator, producer, alone)
+            folded, finding = _fold_batch_norm(graph, operator, producer, alone)
             if folded is None and _goes_on(graph, raw, operator):
                 later[operator.output] = operator
                 renamed[operator.output] = source
@@ -75,8 +77,10 @@ def fuse(graph: FloatGraph, raw: list[RawOperator], unknown: set[str]) -> dict[s
                 continue
         elif isinstance(operator, Sign):
             folded, finding = _fold_sign(graph, operator, producer, alone, source)
+        elif isinstance(operator, Quantiser):
+            folded, finding = fold_quantiser(graph, operator, producer, alone, source)
         else:
-            folded, finding = _fold_clamp(operator, producer, alone, source)
+            folded, finding = _fold_clamp(graph, operator, producer, alone, source)
         findings[operator.name] = finding
         if folded is None:
             unknown.add(operator.output)
@@ -114,7 +118,11 @@ def _goes_on(graph: FloatGraph, raw: list[RawOperator], norm: BatchNorm) -> bool
 def _behind(norm: BatchNorm, layer: FloatConvolution) -> FloatConvolution:
     """The layer with the factors and offsets of its input in its own weights."""
     bias = layer.bias + (layer.weight * by_input(norm.offset, layer)).sum(axis=(1, 2, 3))
-    return dataclasses.replace(layer, weight=layer.weight * by_input(norm.factor, layer), bias=bias)
+    uniform = len(set(norm.factor)) == 1 and norm.factor[0] != 0
+    step = layer.step * abs(norm.factor[0]) if layer.step is not None and uniform else None
+    return dataclasses.replace(
+        layer, weight=layer.weight * by_input(norm.factor, layer), bias=bias, step=step
+    )
 
 
 def _take(graph: FloatGraph, operator: FloatOperator) -> tuple[FloatOperator, Finding | None]:
@@ -122,6 +130,11 @@ def _take(graph: FloatGraph, operator: FloatOperator) -> tuple[FloatOperator, Fi
     binary = [graph.tensors[name] for name in inputs_of(operator) if name in graph.tensors]
     tensor = next((tensor for tensor in binary if tensor.sign), None)
     if tensor is None:
+        if isinstance(operator, FloatConvolution) and binary and binary[0].levels is not None:
+            return dataclasses.replace(operator, binary=integer_weight(operator)), None
+        if isinstance(operator, FloatPool) and operator.operation is Pooling.MAX and binary:
+            own = graph.tensors[operator.output]  # a maximum is one of the levels
+            graph.tensors[operator.output] = dataclasses.replace(own, levels=binary[0].levels)
         return operator, None
     if (finding := unsupported_reader(operator, tensor)) is not None:
         return operator, finding
@@ -132,7 +145,7 @@ def _take(graph: FloatGraph, operator: FloatOperator) -> tuple[FloatOperator, Fi
 
 
 def _fold_batch_norm(
-    norm: BatchNorm, producer: FloatOperator | None, alone: bool
+    graph: FloatGraph, norm: BatchNorm, producer: FloatOperator | None, alone: bool
 ) -> tuple[FloatOperator | None, Finding]:
     def refused(reason: str, remedy: str) -> tuple[None, Finding]:
         return None, Finding(norm.name, "batch_norm", False, reason, remedy)
@@ -147,6 +160,8 @@ def _fold_batch_norm(
         return refused(f"batch norm follows the activation of {producer.name}", behind)
     if producer.sign:
         return refused(f"batch norm follows the sign of {producer.name}", behind)
+    if graph.tensors[producer.output].levels is not None:
+        return refused(f"batch norm follows the quantiser of {producer.name}", behind)
     if not alone:
         remedy = "let every reader take the normalised tensor"
         return refused(f"the output of {producer.name} is also used without the batch norm", remedy)
@@ -160,7 +175,8 @@ def _fold_batch_norm(
     if form is not None:
         form = dataclasses.replace(form, scale=form.scale * norm.factor)
     binary = _followed(producer, norm.step)
-    folded = dataclasses.replace(producer, weight=weight, bias=bias, smartdeal=form, binary=binary)
+    step = None if producer.step is None or not norm.factor.all() else producer.step * np.abs(norm.factor)
+    folded = dataclasses.replace(producer, weight=weight, bias=bias, smartdeal=form, binary=binary, step=step)
     return folded, Finding(norm.name, "batch_norm", True, f"folded into {producer.name}")
 
 
@@ -191,9 +207,10 @@ def _fold_sign(
 
 
 def _fold_clamp(
-    clamp: Clamp, producer: FloatOperator | None, alone: bool, source: str
+    graph: FloatGraph, clamp: Clamp, producer: FloatOperator | None, alone: bool, source: str
 ) -> tuple[FloatOperator, Finding]:
     signed = isinstance(producer, FloatConvolution) and producer.sign
+    signed = signed or graph.tensors[source].levels is not None
     if producer is None or not alone or signed or isinstance(producer, FloatSign):
         standalone = FloatPool(
             name=clamp.name,

@@ -61,6 +61,10 @@ def _loaded(path: Path) -> onnx.ModelProto:
     return model
 
 
+_REARRANGING = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+"""Operators that leave every number of a constant as it is."""
+
+
 class _Importer:
     """Walks a model once; `graph` holds the network if every finding is a supported one."""
 
@@ -73,6 +77,7 @@ class _Importer:
         self._findings: dict[str, Finding] = {}
         self._unknown: set[str] = set()
         self._read: list[str] = []
+        self._steps: dict[int, NDArray[np.float64]] = {}  # scales of quantised constants, by identity
 
     def run(self) -> list[Finding]:
         """Fill `graph`; one finding for each operator that reads activations."""
@@ -147,7 +152,8 @@ class _Importer:
             name += "'"
         users = sum(self._read.count(output) for output in proto.output)
         last = any(entry.name in proto.output for entry in self._model.graph.output) and users == 1
-        node = Node(name, proto.op_type, inputs, attributes, last)
+        step = self._steps.get(id(inputs[1])) if len(inputs) > 1 else None
+        node = Node(name, proto.op_type, inputs, attributes, last, step)
         if proto.op_type == "Shape":
             value = inputs[0]
             assert isinstance(value, Value)
@@ -171,7 +177,10 @@ class _Importer:
         }
         if proto.op_type in _QUANTISERS:
             attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
-            self._values[proto.output[0]] = _QUANTISERS[proto.op_type](inputs, attributes)
+            self._values[proto.output[0]] = found = _QUANTISERS[proto.op_type](inputs, attributes)
+            scale = np.asarray(inputs[1], np.float64)
+            if scale.size in (1, len(found)):
+                self._steps[id(found)] = scale
             return
         types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
         graph = helper.make_graph(
@@ -186,6 +195,9 @@ class _Importer:
         except Exception:  # whatever it is, what reads the result says that its parameter is missing
             return
         assert isinstance(results, list)
+        step = self._steps.get(id(inputs[0])) if inputs else None
+        if step is not None and step.size == 1 and proto.op_type in _REARRANGING:
+            self._steps[id(results[0])] = step
         self._values |= dict(zip(proto.output, results, strict=True))
 
     def _take_output(self, name: str) -> None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Step
+from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Levels, Step
 from popshift.gen.frontend.operands import NO_PADDING, Padding, Value, same_padding
-from popshift.gen.frontend.raw import BatchNorm, Clamp, RawOperator, Sign
+from popshift.gen.frontend.raw import BatchNorm, Clamp, Quantiser, RawOperator, Sign
 from popshift.gen.graph import Pooling, Window
 
 UNKNOWN = ("popshift does not know this operator", "replace it, or end the network before it")
@@ -36,6 +36,7 @@ class Node:
     inputs: Sequence[Any]
     attributes: dict[str, Any]
     last: bool
+    step: NDArray[np.float64] | None = None
 
     def activation(self, index: int = 0) -> Value:
         value = self.inputs[index] if index < len(self.inputs) else None
@@ -79,9 +80,7 @@ def bipolar(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArr
 def quantised(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float64]:
     """QONNX's Quant: rounded (half to even) to `bits` integer levels of `scale`, back in real numbers."""
     x, scale, zero_point, bits = (np.asarray(array, np.float64) for array in inputs[:4])
-    narrow, signed = int(attributes.get("narrow", 0)), int(attributes.get("signed", 1))
-    levels = 2.0 ** float(bits.reshape(-1)[0])
-    low, high = (-levels / 2 + narrow, levels / 2 - 1) if signed else (0.0, levels - 1 - narrow)
+    low, high = level_range(int(bits.reshape(-1)[0]), attributes)
     numbers = np.rint(np.clip(x / scale + zero_point, low, high))
     return ((numbers - zero_point) * scale).astype(np.float64)
 
@@ -97,9 +96,33 @@ def sign(importer: Importer, node: Node) -> Value:
 
 
 def quantiser(importer: Importer, node: Node) -> Value:
-    raise UnsupportedError(
-        "activations of several bits are not supported by this version", "use BipolarQuant, or no quantiser"
+    """Quant of activations: up to 8 bits, one scale for the tensor."""
+    value = node.activation()
+    names = ("scale", "zero point", "number of bits")
+    numbers = [node.constant(index, name).reshape(-1) for index, name in enumerate(names, 1)]
+    if any(len(number) != 1 for number in numbers) or numbers[0][0] <= 0:
+        raise UnsupportedError("its scale is not one positive number", "use one scale for a tensor")
+    scale, zero_point, bits = (float(number[0]) for number in numbers)
+    if not 2 <= bits <= 8 or bits != round(bits) or zero_point != round(zero_point):
+        raise UnsupportedError(f"it has {bits:g} bits and zero point {zero_point:g}", "use 2 to 8 bits")
+    if (rounding := node.attributes.get("rounding_mode", b"ROUND").decode().upper()) != "ROUND":
+        raise UnsupportedError(f"rounding_mode {rounding}, only ROUND is supported", "use ROUND")
+    low, high = level_range(int(bits), node.attributes)
+    shift = 128 if high > 127 else 0  # as int8
+    levels = Levels(scale, int(zero_point) - shift, low - shift, high - shift)
+    importer.emit(
+        Quantiser(name=node.name, input=value.tensor, output=node.name, levels=levels),
+        importer.shape(value.tensor),
     )
+    return Value(node.name, value.dims)
+
+
+def level_range(bits: int, attributes: dict[str, Any]) -> tuple[int, int]:
+    """Smallest and largest integer of a Quant."""
+    narrow, signed = int(attributes.get("narrow", 0)), int(attributes.get("signed", 1))
+    if signed:
+        return -(1 << (bits - 1)) + narrow, (1 << (bits - 1)) - 1
+    return 0, (1 << bits) - 1 - narrow
 
 
 # ---- layers ------------------------------------------------------------------------------------------------
@@ -165,6 +188,7 @@ def _layer(
             f"its weight has {weight.shape[1] * groups} input channels, not {channels}", "export again"
         )
     size = window.output_size(height, width)
+    step = None if node.step is None else np.broadcast_to(node.step.reshape(-1), len(weight)).copy()
     operator = FloatConvolution(
         name=node.name,
         input=value.tensor,
@@ -173,6 +197,7 @@ def _layer(
         weight=weight,
         bias=bias.reshape(-1),
         groups=groups,
+        step=step,
     )
     importer.emit(operator, (len(weight), *size))
     dims = (len(weight), *size) if len(value.dims) == 3 else (len(weight), size[1])

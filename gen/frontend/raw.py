@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from popshift.gen.frontend.float_graph import FloatOperator, Step
+from popshift.gen.frontend.float_graph import FloatOperator, Levels, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,4 +48,14 @@ class Sign:
     negate: NDArray[np.bool_] | None = None
 
 
-RawOperator = FloatOperator | BatchNorm | Clamp | Sign
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiser:
+    """The nearest of `levels`; `fuse` gives them to the tensor that it reads."""
+
+    name: str
+    input: str
+    output: str
+    levels: Levels
+
+
+RawOperator = FloatOperator | BatchNorm | Clamp | Sign | Quantiser

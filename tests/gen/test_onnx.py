@@ -143,6 +143,63 @@ def test_a_bipolar_network_is_what_the_reference_computes(tmp_path, config):
     assert on_board.counters[Counter.CYCLES] == predicted_cycles(compiled.program)
 
 
+class Quant(OpRun):
+    """The judge's, from the same text."""
+
+    op_domain = "qonnx.custom_op.general"
+
+    def _run(self, x, scale, zero_point, bits, signed=1, narrow=0, rounding_mode="ROUND"):
+        levels = 2.0 ** float(np.ravel(bits)[0])
+        low, high = (-levels / 2 + narrow, levels / 2 - 1) if signed else (0, levels - 1 - narrow)
+        numbers = np.clip(np.rint(x / scale + zero_point), low, high)
+        return (((numbers - zero_point) * scale).astype(np.float32),)
+
+
+def quantised_cnn(rng: np.random.Generator) -> onnx.ModelProto:
+    """Quantisers of 2 to 8 bits, signed and not, per channel and per tensor; an offset before the first."""
+    after, values = norm("c1", 8, rng)
+    nodes = [
+        node("Sub", ["x", "half"], "centred"),
+        node("Quant", ["centred", "fine", "zero", "eight"], "q0", signed=1),
+        node("Quant", ["w1", "scales", "zero", "three"], "v1", narrow=1),
+        node("Conv", ["q0", "v1"], "c1", kernel_shape=[3, 3]),
+        after,
+        node("Relu", ["c1.norm"], "r1"),
+        node("Quant", ["r1", "half", "zero", "four"], "q1", signed=0),
+        node("MaxPool", ["q1"], "p1", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Quant", ["w2", "half", "zero", "two"], "v2"),
+        node("Conv", ["p1", "v2", "b2"], "c2", kernel_shape=[2, 2], pads=[1, 0, 0, 1]),
+        node("Quant", ["c2", "fine", "zero", "eight"], "y"),
+    ]
+    constants = {
+        **{"half": np.float32(0.5), "fine": np.float32(0.125), "zero": np.float32(0)},
+        **{"two": np.float32(2), "three": np.float32(3), "four": np.float32(4), "eight": np.float32(8)},
+        **{"w1": normal(rng, 8, 3, 3, 3), "w2": normal(rng, 5, 8, 2, 2), "b2": normal(rng, 5)},
+        "scales": rng.uniform(0.1, 1, (8, 1, 1, 1)).astype(np.float32),
+        **values,
+    }
+    return model(nodes, constants, (3, 8, 7), "y")
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL.replace(pe_kinds=["mul"])], ids=["exact", "compact"])
+def test_a_quantised_network_has_the_levels_of_the_reference(tmp_path, config):
+    rng = np.random.default_rng(SEED)
+    proto = quantised_cnn(rng)
+    x = rng.uniform(-9, 9, (60, 3, 8, 7)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(proto, new_ops=[Quant]).run(None, {"x": x})
+    spec = saved(proto, tmp_path)
+    graph = load_model(spec).graph
+    assert graph is not None
+    found = evaluate(graph, torch.from_numpy(x))[graph.outputs[0]]
+    assert (
+        found.numpy() == wanted
+    ).mean() > 0.999  # sums of floats, which may lie on the other side of a tie
+    compiled = compile_model(spec, config)  # no ranges, no calibration
+    (got,) = compiled.run(x, "isa").real_outputs.values()
+    np.testing.assert_array_equal(got, wanted)
+    assert len(np.unique(got)) > 40
+
+
 def float_cnn(rng: np.random.Generator) -> onnx.ModelProto:
     """Every operator of the handlers that a float network uses."""
     after, values = norm("c1", 8, rng)
@@ -221,18 +278,29 @@ def test_residual_blocks_and_groups_run(tmp_path):
     [
         ([node("Sin", ["x"], "y")], "layer y (Sin): popshift does not know this operator"),
         ([node("Mul", ["x", "x"], "y")], "it combines two activations"),
-        ([node("Quant", ["x", "s", "z", "b"], "y")], "activations of several bits are not supported"),
+        ([node("Quant", ["x", "s", "z", "b"], "y", rounding_mode="CEIL")], "rounding_mode CEIL, only ROUND"),
+        ([node("Quant", ["x", "s", "z", "nine"], "y")], "it has 9 bits and zero point 0; use 2 to 8 bits"),
         ([node("Conv", ["x", "w"], "y", group=3)], "its weight has 6 input channels, not 4"),
         ([node("Softmax", ["x"], "s1"), node("Relu", ["s1"], "y")], "the network goes on behind it"),
         ([node("Mul", ["x", "w"], "y")], "its constant has shape (4, 2, 3, 3)"),
         ([node("Conv", ["x", "nan"], "y")], "its weight holds NaN or infinity"),
         ([node("Identity", ["x"], "y")], "it is the input"),
     ],
-    ids=["unknown", "sum", "several bits", "group", "softmax inside", "constant", "not finite", "nothing"],
+    ids=[
+        "unknown",
+        "sum",
+        "rounding",
+        "nine bits",
+        "group",
+        "softmax inside",
+        "constant",
+        "not finite",
+        "nothing",
+    ],
 )
 def test_what_cannot_run_is_named(tmp_path, nodes, told):
     constants = {
-        **{"s": np.float32(1), "z": np.float32(0), "b": np.float32(2)},
+        **{"s": np.float32(1), "z": np.float32(0), "b": np.float32(2), "nine": np.float32(9)},
         **{"w": np.ones((4, 2, 3, 3), np.float32), "nan": np.full((4, 4, 1, 1), np.nan, np.float32)},
     }
     spec = saved(model(nodes, constants, (4, 6, 6), "y"), tmp_path)
@@ -273,3 +341,12 @@ def test_tfc_w1a1_gives_the_logits_of_qonnx(mnist, config):
     np.testing.assert_array_equal(found.astype(np.float32), logits[:50])
     assert on_board.counters is not None
     assert on_board.counters[Counter.CYCLES] == predicted_cycles(compiled.program)
+
+
+@pytest.mark.parametrize("name", ["1W2A", "2W2A"])
+def test_tfc_of_two_bits_gives_the_logits_of_qonnx(mnist, name):
+    x, labels, _ = mnist
+    logits = np.load(SHARED / "data.npz")[f"logits_{name}"]
+    (got,) = compile_model(str(SHARED / f"TFC_{name}.onnx"), "a16").run(x, "isa").real_outputs.values()
+    np.testing.assert_array_equal(got.astype(np.float32), logits)
+    assert (got.argmax(1) == labels).mean() == pytest.approx({"1W2A": 0.9474, "2W2A": 0.9660}[name])

@@ -392,7 +392,7 @@ def test_binary_blocks_with_shortcuts_run(channels):
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "kernel"), [(32, (8, 8), 3), (32, (11, 8), 3), (16, (8, 8), 5), (24, (9, 7), 5)]
+    ("channels", "size", "kernel"), [(32, (8, 8), 3), (32, (8, 10), 3), (16, (8, 8), 5), (24, (9, 7), 5)]
 )
 def test_sums_behind_windows_beyond_the_image(channels, size, kernel):
     """Several tables of parameters for the edges of a binary image, each with the sum's words in front."""
