@@ -10,16 +10,21 @@ from binary_networks import binary_graphs, binary_images
 from case_files import draw, save_cases
 from hypothesis import strategies as st
 from tests.networks import small_network
+from tests.random_networks import RandomNetwork
 from torch import nn
 
 from popshift.firmware_py.program import Program
 from popshift.gen import golden
 from popshift.gen.compilation import compile_module
-from popshift.gen.graph import Convolution, Graph, Tensor
+from popshift.gen.execution import predicted_cycles
+from popshift.gen.graph import Add, Convolution, Graph, Tensor
 from popshift.gen.mapping import map_graph
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
 
 IMAGES = 2
+_TRIED, _LONGEST = 60, 4000
+"""Random networks that are looked at, and most cycles of one."""
 
 
 @st.composite
@@ -83,11 +88,29 @@ def _int8_networks(config: AcceleratorConfig, seed: int, count: int) -> list[tup
     return found
 
 
+def _random_networks(config: AcceleratorConfig, seed: int, count: int) -> list[tuple[str, Program, Graph]]:
+    """Small ones with a sum of two tensors, which fit the configuration; none if it cannot add."""
+    found: list[tuple[str, Program, Graph]] = []
+    for number in range(_TRIED if config.residual else 0):
+        graph = RandomNetwork(_TRIED * seed + number, config.requantise, operators=3).graph
+        if len(found) == count or not any(isinstance(operator, Add) for operator in graph.operators):
+            continue
+        try:
+            program = map_graph(graph, config)
+        except ModelError:
+            continue
+        made_by_all = {layer.output for layer in program.layers} <= graph.tensors.keys()  # no copies
+        if made_by_all and predicted_cycles(program) < _LONGEST:
+            found.append((f"random {_TRIED * seed + number}", program, graph))
+    return found
+
+
 def network_cases(config: AcceleratorConfig, folder: Path, seed: int, count: int = 3) -> str:
     """Programs and cases in `folder`; gives the file of the cases."""
     compiled = [(name, map_graph(graph, config), graph) for name, graph in binary_graphs(config, seed)]
     if config.pe_kinds != ("xnor",):
         compiled += _int8_networks(config, seed, count)
+    compiled += _random_networks(config, seed, 2)
     cases: list[dict[str, Any]] = []
     for index, (name, program, graph) in enumerate(compiled):
         path = folder / f"{index}.pop"
