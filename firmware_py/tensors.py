@@ -98,7 +98,7 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
             raise InputError(
                 f"the dtype must be float (quantised here) or int8 (already quantised), not {array.dtype}",
                 where=where,
-                remedy="convert it; " + _stored_as(tensor),
+                remedy=f"real numbers: x.astype(numpy.float32); if it is quantised: {_stored_as(tensor)}",
             )
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
@@ -116,8 +116,18 @@ def quantise_input(tensor: QuantisedTensor, values: ArrayLike) -> NDArray[np.int
 
 def _stored_as(tensor: QuantisedTensor) -> str:
     if tensor.bits:
-        return f"int8 = bits of 8 channels, 1 where x >= {tensor.threshold:g}"
-    return f"int8 = round(x / {tensor.scale:g}) + {tensor.zero_point}"
+        return f"int8, bits of 8 channels, 1 where x >= {tensor.threshold:g}"
+    number = f"round(real / {tensor.scale:g}) + {tensor.zero_point}"
+    return f"x.astype(numpy.int8), which is clip({number}, -128, 127)"
+
+
+def looks_stored(values: ArrayLike) -> bool:
+    """Whether floating point values are likely to be int8 values: whole numbers within their range."""
+    array = np.asarray(values)
+    whole = (
+        np.issubdtype(array.dtype, np.floating) and array.size > 0 and bool((array == np.rint(array)).all())
+    )
+    return whole and array.min() >= ACTIVATION_MIN and array.max() <= ACTIVATION_MAX
 
 
 def clipped_share(tensor: QuantisedTensor, values: ArrayLike) -> float:
@@ -193,7 +203,8 @@ def quantise_inputs(
         values = {names[0]: values}
     if set(values) != set(names):
         raise InputError(
-            f"the inputs must be {', '.join(names)}, not {', '.join(map(str, values)) or 'none'}"
+            f"the inputs must be {', '.join(names)}, not {', '.join(map(str, values)) or 'none'}",
+            remedy=f"name the arrays so, as numpy.savez(file, {names[0]}=x) does, or give one array alone",
         )
     arrays = {tensor.name: quantise_input(tensor, values[tensor.name]) for tensor in tensors}
     if len({len(array) for array in arrays.values()}) > 1:

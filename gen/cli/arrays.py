@@ -45,16 +45,19 @@ def read_arrays(path: Path) -> "NDArray[Any] | dict[str, NDArray[Any]]":
 
 def warn_clipped(program: "Program", values: "NDArray[Any] | dict[str, NDArray[Any]]") -> None:
     """A note on standard error if many inputs lie outside the range that calibration has seen."""
-    from popshift.firmware_py.tensors import clipped_share
+    from popshift.firmware_py.tensors import clipped_share, looks_stored
 
     for tensor in program.inputs:
-        share = clipped_share(tensor, values[tensor.name] if isinstance(values, dict) else values)
+        given = values[tensor.name] if isinstance(values, dict) else values
+        share = clipped_share(tensor, given)
         if share > _MANY_CLIPPED:
-            typer.echo(
-                f"note: {100 * share:.0f} % of the values of input {tensor.name} lie outside the calibrated "
-                "range and are clipped; calibrate with data like these",
-                err=True,
-            )
+            remedy = "calibrate with data like these"
+            if looks_stored(given):
+                remedy = "if they are the int8 values themselves, save them as int8"
+            elif tensor.dims:  # the file decided the range
+                remedy = "give real numbers as the model was trained with, or int8"
+            what = f"{100 * share:.0f} % of the values of input {tensor.name}"
+            typer.echo(f"note: {what} lie outside its range and are clipped; {remedy}", err=True)
 
 
 def read_array(path: Path) -> "NDArray[Any]":

@@ -231,8 +231,11 @@ def test_inputs_far_outside_the_calibrated_range_are_noted(program, command):
     np.save("loud.npy", 100 * np.load("x.npy"))
     done = popshift(command[0], program, "-i", "loud.npy", *command[1:])
     assert done.exit_code == 0
-    assert re.search(r"^note: 9\d % of the values of input \w+ lie outside the calibrated range", done.stderr)
+    assert re.search(r"^note: 9\d % of the values of input \w+ lie outside its range", done.stderr)
     assert popshift(command[0], program, "-i", "x.npy", *command[1:]).stderr == ""
+    np.save("whole.npy", np.random.default_rng(1).integers(-128, 128, np.load("x.npy").shape).astype(float))
+    done = popshift(command[0], program, "-i", "whole.npy", *command[1:])
+    assert "if they are the int8 values themselves, save them as int8" in done.stderr
 
 
 def test_simulate_names_the_first_difference(folder: Path, program):
