@@ -76,6 +76,10 @@ def _reason(finding) -> str:
     return f"{finding.reason}; {finding.remedy}" if finding.remedy else finding.reason
 
 
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.1f}"
+
+
 def print_layers(explanation: "Explanation") -> None:
     """The layer table of a program."""
     from popshift.gen.explain import mapping_text
@@ -94,6 +98,14 @@ def print_layers(explanation: "Explanation") -> None:
     ]
     columns = ["layer", "kind", "MACs", "mapping", "cycles", "of peak", "bottleneck"]
     print_table(f"{explanation.network} on {explanation.config}", columns, rows)
+    chains = [layer for layer in explanation.layers if "chain" in layer.mapping]
+    if chains:
+        steps = [
+            [layer.name, *map(_short, layer.mapping["chain"].values()), layer.mapping["largest_loss"]]
+            for layer in chains
+        ]
+        titles = ["layer", "all at once", *list(chains[0].mapping["chain"])[1:], "most is lost by"]
+        print_table("Multiply-accumulates a cycle, limit by limit (Eyexam)", titles, steps)
     loads = explanation.segments
     again = f"; the memories are loaded {loads} times for every image" if loads > 1 else ""
     share = f"{100 * explanation.utilisation:.1f} % of the array's peak"

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.firmware_py.program import LayerRecord, Program, Segment
 from popshift.gen.mapping.bottleneck import Breakdown
+from popshift.gen.mapping.eyexam import Chain
 from popshift.gen.mapping.sections import Section
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
@@ -117,6 +119,14 @@ def _moved(item: Instruction, starts: dict[str, int]) -> Instruction:
 
 def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRecord:
     spent = Breakdown.of(section.instructions, cycles, config)
+    chain: dict[str, Any] = {}
+    if section.macs and "least_passes" in section.mapping:
+        passes, weights = section.mapping["least_passes"], section.mapping["weights"]
+        found = Chain.of(
+            section.instructions, config, macs=section.macs, weights=weights, passes=passes, cycles=cycles
+        )
+        chain = {"chain": {name: round(value, 2) for name, value in found.steps.items()}}
+        chain["largest_loss"] = found.largest_loss
     fill = {name: section.mapping.get(name, 1.0) for name in ("row_fill", "column_fill")}
     return LayerRecord(
         name=section.name,
@@ -126,5 +136,5 @@ def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRe
         predicted_cycles=cycles,
         utilisation=section.macs / (cycles * config.peak_macs_per_cycle) if cycles else 0.0,
         bottleneck=spent.words(config, **fill),
-        mapping={**section.mapping, "cycles": spent.to_dict()},
+        mapping={**section.mapping, "cycles": spent.to_dict(), **chain},
     )

@@ -144,9 +144,7 @@ def _sections(
                 ),
                 weights=np.concatenate([tile.words for tile in columns]),
                 parameters=packed_parameters,
-                mapping=_details(
-                    source, target, choice, columns, chosen, [region.rectangle for region in piece], config
-                ),
+                mapping=_details(layer, source, target, choice, columns, chosen, piece, config),
             )
         )
     return sections
@@ -338,20 +336,38 @@ def _place(target: Placed, channels: tuple[int, int], config: AcceleratorConfig)
     }
 
 
+def _inputs(layer: Convolution, source: Placed, start: int, stop: int) -> int:
+    """Numbers (or bytes of bits) that the filters ``start .. stop - 1`` read for a pixel."""
+    taps = layer.window.kernel[0] * layer.window.kernel[1]
+    if source.layout.bits:
+        return source.layout.shape[0] * taps
+    outputs = len(layer.weight) // layer.groups
+    groups = (stop - 1) // outputs - start // outputs + 1
+    return groups * layer.weight.shape[1] * taps
+
+
 def _details(
+    layer: Convolution,
     source: Placed,
     target: Placed,
     choice: Candidate,
     columns: Sequence[ColumnTile],
     channels: tuple[int, int],
-    tiles: Sequence[Rectangle],
+    regions: Sequence[Region],
     config: AcceleratorConfig,
 ) -> dict[str, Any]:
     """Plain values for `explain` and the reports."""
+    tiles = [region.rectangle for region in regions]
     number = channels[1] - channels[0]
     passes = sum(tile.fields["k_tiles"] for tile in columns)
+    rows_of_filters = [
+        _inputs(layer, source, start, min(start + choice.scheme.channels, channels[1]))
+        for start in range(*channels, choice.scheme.channels)
+    ]
     return {
         "unit": "matrix",
+        "weights": number * layer.weight[0].size,
+        "least_passes": sum(-(-rows // config.rows) for rows in rows_of_filters),
         "execution": choice.scheme.name,
         "input_period": source.layout.period,
         "input_copies": source.layout.copies,

@@ -49,6 +49,9 @@ def test_random_networks_are_equal_at_all_levels(array, first, boards):
             compiled = compile_graph(made.graph, config)
         except ModelError as error:
             raise AssertionError(told) from error
+        for layer in compiled.program.layers:
+            chain = list(layer.mapping.get("chain", {}).values())
+            assert chain == sorted(chain, reverse=True), f"{told}: {layer.name}, {layer.mapping['chain']}"
         found = compiled.run(images, "isa")
         assert set(made.graph.outputs) <= set(found.tensors), told
         for name, values in found.tensors.items():
