@@ -350,3 +350,11 @@ def test_tfc_of_two_bits_gives_the_logits_of_qonnx(mnist, name):
     (got,) = compile_model(str(SHARED / f"TFC_{name}.onnx"), "a16").run(x, "isa").real_outputs.values()
     np.testing.assert_array_equal(got.astype(np.float32), logits)
     assert (got.argmax(1) == labels).mean() == pytest.approx({"1W2A": 0.9474, "2W2A": 0.9660}[name])
+
+
+def test_a_float_cnn_keeps_its_accuracy(mnist):
+    """MNIST-8 of the ONNX model zoo, 98.90 % in float, quantised here with 300 of the images."""
+    x, labels, _ = mnist
+    compiled = compile_model(str(SHARED / "mnist8_conv_float.onnx"), "a16", x[:300])
+    (got,) = compiled.run(x, "isa").real_outputs.values()
+    assert (got.reshape(len(x), -1).argmax(1) == labels).mean() >= 0.985
