@@ -14,16 +14,14 @@ from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
 from popshift.gen.bench.cases import require_binary
-from popshift.gen.bench.networks import weighted
 from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
 from popshift.gen.compress.smartdeal import SmartDealConfig, compression, require_smartdeal
-from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
 from popshift.gen.graph import Graph
 from popshift.gen.steps import Step, Steps
 from popshift.gen.train import digits
-from popshift.gen.train.binary import BinaryConv2d, storage
+from popshift.gen.train.binary import compiled_storage
 from popshift.gen.train.binary.digits import binary_and_twin
 from popshift.gen.train.trainer import accuracy
 from popshift.hw.config import AcceleratorConfig
@@ -249,8 +247,8 @@ def run(
     elif form is Form.BINARY:
         require_binary(config)
     with steps.step("train the network", has_bar=True) as step:
-        dense, network, storage = _trained(form, data, config, seed)
-        float_accuracy = accuracy(dense or network, data.test_images, data.test_labels)
+        network, compared = _trained(form, data, config, seed)
+        float_accuracy = accuracy(compared[0] if compared else network, data.test_images, data.test_labels)
         right = f"{100 * float_accuracy:.2f} % of {len(data.test_images)} test images right in float"
         step.note = f"{len(data.train_images)} images, {right}"
     with steps.step("quantise and map") as step:
@@ -270,7 +268,8 @@ def run(
         checks.append(_check(found, wanted, "the outputs", compiled.graph))
         step.note = _outcome(checks[1:])
     twin = None
-    if dense is not None:
+    if compared is not None:
+        dense, storage = compared
         with steps.step("the same with int8 weights") as step:
             twin, check = _twin(dense, storage, data, config, seed)
             checks.append(check)
@@ -295,24 +294,20 @@ def run(
 
 def _trained(
     form: Form, data: digits.Digits, config: AcceleratorConfig, seed: int
-) -> tuple[nn.Module | None, nn.Module, Storage]:
-    """The twin to compare with, the network itself, and what its weights take."""
+) -> tuple[nn.Module, tuple[nn.Module, Storage] | None]:
+    """The network; its int8 twin, and what the network's own weights take, if it is not int8 itself."""
     if form is Form.INT8:
-        ratio = FLOAT_BITS / WEIGHT_BITS
-        return None, digits.trained(data, seed), Storage(ratio=ratio, text=_smaller(ratio), plain=())
+        return digits.trained(data, seed), None
     if form is Form.BINARY:
         twin, network = binary_and_twin(data, seed)
-        plain = tuple(name for name, layer in weighted(network) if not isinstance(layer, BinaryConv2d))
-        ratio = storage(network, lambda name, _: WEIGHT_BITS if name in plain else 1).ratio
-        return twin, network, Storage(ratio=ratio, text=_smaller(ratio), plain=plain)
+        found = compiled_storage(network)
+        plain = tuple(layer.name for layer in found.layers if layer.bits == WEIGHT_BITS)
+        text = f"{found.ratio:.2f} times smaller than fp32"
+        return network, (twin, Storage(ratio=found.ratio, text=text, plain=plain))
     options = SmartDealConfig.for_target(config, row_sparsity=ZERO_ROWS, skip=digits.TOO_SMALL)
     twin, network = digits.smartdeal_trained(data, seed, options)
     found = compression(network)
-    return twin, network, Storage(ratio=found.ratio, text=str(found), plain=tuple(found.plain))
-
-
-def _smaller(ratio: float) -> str:
-    return f"{ratio:.2f} times smaller than fp32"
+    return network, (twin, Storage(ratio=found.ratio, text=str(found), plain=tuple(found.plain)))
 
 
 def _compiled(network: nn.Module, data: digits.Digits, config: AcceleratorConfig) -> Compiled:

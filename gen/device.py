@@ -1,5 +1,6 @@
 """Opening an accelerator by the name of its port."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ def open_device(
         config = load_config(config)
     options: dict[str, Any] = {}
     if url.startswith(_SIMULATED):
-        import popshift.sim.board  # noqa: F401  (registers the scheme)
-
+        importlib.import_module("popshift.sim.board")  # registers the scheme
         options = {"config": config}
     if not url.startswith(_OTHER_SCHEMES):
         if baud is None and config is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.firmware_py.tensors import signature
+from popshift.hw import numerics
 from popshift.hw.config import ACCUMULATOR_WIDTHS
 from popshift.hw.numerics import Requantise
 
@@ -73,6 +74,17 @@ class Requantisation:
     shift: NDArray[np.int64]
     low: int
     high: int
+
+    @classmethod
+    def identity(cls, channels: int, mode: Requantise) -> "Requantisation":
+        """What passes every int8 value."""
+        multiplier, shift = numerics.identity_multiplier(mode)
+        return cls(
+            multiplier=np.full(channels, multiplier, np.int64),
+            shift=np.full(channels, shift, np.int64),
+            low=numerics.ACTIVATION_MIN,
+            high=numerics.ACTIVATION_MAX,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

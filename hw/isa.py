@@ -196,6 +196,8 @@ def _address(name: str) -> Field:
     return Field(name, ADDRESS_BITS)
 
 
+# The one place where fields have a width and a position: a list of words, each a list of fields from bit 0
+# upwards. The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
 _POST = [
     [
         Field("source", 2),
@@ -215,8 +217,6 @@ _POST = [
     [Field("mask", 32)],
 ]
 
-# The one place where fields have a width and a position: a list of words, each a list of fields from bit 0
-# upwards. The opcode itself occupies bits 0 .. 3 of word 0 of every instruction.
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.END: [[]],
     Opcode.MARK: [[Field("layer", 16)]],

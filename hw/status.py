@@ -66,7 +66,7 @@ class Counter(IntEnum):
     WEIGHT_WORDS = 7
     """Words read from the weight memory."""
     ACTIVATION_READS = 8
-    """Words (one byte per bank) read by the matrix and channel units."""
+    """Words (one byte per bank) read by the matrix and channel units; not the bytes that an ADD reads."""
     ACTIVATION_WRITES = 9
     """Words written by the post unit."""
     LINK_ERRORS = 10

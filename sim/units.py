@@ -308,7 +308,7 @@ class Units:
     def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> list[list[isa.Lane]]:
         """The lanes of the parameter words `numbers`, counted from the instruction's first."""
         words = (item["parameter_base"] & self._mask("parameter_base")) + numbers
-        if words.max() >= self.config.parameter_depth or words.min() < 0:
+        if words.max() >= self.config.parameter_depth:
             raise HaltError(Status.PARAMETER_ADDRESS)
         unique, back = np.unique(words, return_inverse=True)
         lanes = [isa.unpack_parameter(self.config, self.parameters[word].tobytes()) for word in unique]
@@ -355,7 +355,7 @@ class Units:
         of_byte, of_result, of_sum = self._lane_parameters(item, np.arange(-isa.ADDEND_WORDS, 0))
         terms = []
         for lanes, values in ((of_byte, addend), (of_result, results)):
-            raised = values[None].astype(np.int64) << config.requantise.sum_shift
+            raised = numerics.raised(values[None].astype(np.int64), 0, config.requantise)
             biased = self._factors([lanes], raised)
             scaled = numerics.scale(*biased, config.requantise)
             terms.append(numerics.wrap(scaled, config.post_bits))

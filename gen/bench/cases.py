@@ -14,7 +14,7 @@ from torch import nn
 from popshift.gen.bench import mlperf_tiny
 from popshift.gen.bench.networks import gaussian, plain20
 from popshift.gen.compress import smartdeal
-from popshift.gen.compress.binary import binary_tensor, identity
+from popshift.gen.compress.binary import binary_tensor
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.frontend.float_graph import FloatTensor
@@ -127,7 +127,7 @@ def binary_convolution(shape: tuple[int, int, int], channels: int, kernel: int, 
             window=window,
             weight=rng.choice([-1, 1], (channels, shape[0], kernel, kernel)).astype(np.int8),
             bias=rng.integers(-20, 20, channels),
-            requantisation=identity(channels, config.requantise),
+            requantisation=Requantisation.identity(channels, config.requantise),
         )
         size = window.output_size(*shape[1:])
         tensors = {
@@ -193,10 +193,10 @@ def _on_noise(module: nn.Module, config: AcceleratorConfig, seed: int, images: i
 
 
 def _compression(network: nn.Module) -> float:
-    """32-bit floats over weights of 1 bit in binary layers, 8 bits in all others."""
-    from popshift.gen.train.binary import BinaryConv2d, BinaryLinear, storage
+    """32-bit floats over what the weights of a network without SmartDeal's form take."""
+    from popshift.gen.train.binary import compiled_storage
 
-    return storage(network, lambda _, layer: 1 if isinstance(layer, BinaryConv2d | BinaryLinear) else 8).ratio
+    return compiled_storage(network).ratio
 
 
 def binary_digits(config: AcceleratorConfig, seed: int) -> Workload:

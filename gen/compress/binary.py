@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from popshift.firmware_py.bits import packed_size
 from popshift.gen.frontend.float_graph import BinaryWeight, FloatConvolution, FloatTensor
 from popshift.gen.graph import Convolution, Requantisation, Tensor
-from popshift.hw import numerics
 from popshift.hw.errors import ModelError
 from popshift.hw.numerics import Requantise
 
@@ -22,17 +21,6 @@ def binary_tensor(tensor: FloatTensor) -> Tensor:
     channels, height, width = tensor.shape
     shape = packed_size(channels), height, width
     return Tensor(tensor.name, shape, tensor.sign, 0, channels, tensor.threshold)
-
-
-def identity(channels: int, mode: Requantise) -> Requantisation:
-    """What passes every value."""
-    multiplier, shift = numerics.identity_multiplier(mode)
-    return Requantisation(
-        multiplier=np.full(channels, multiplier, np.int64),
-        shift=np.full(channels, shift, np.int64),
-        low=numerics.ACTIVATION_MIN,
-        high=numerics.ACTIVATION_MAX,
-    )
 
 
 def binarised(operator: FloatConvolution, source: Tensor, mode: Requantise) -> Convolution:
@@ -51,7 +39,7 @@ def binarised(operator: FloatConvolution, source: Tensor, mode: Requantise) -> C
         window=operator.window,
         weight=weight,
         bias=bias,
-        requantisation=identity(len(weight), mode),
+        requantisation=Requantisation.identity(len(weight), mode),
     )
 
 
@@ -117,7 +105,7 @@ def signs_of(convolution: Convolution, operator: FloatConvolution, mode: Requant
         window=convolution.window,
         weight=weight,
         bias=bias,
-        requantisation=identity(len(weight), mode),
+        requantisation=Requantisation.identity(len(weight), mode),
         factors=None if weight is not convolution.weight else convolution.factors,
         groups=convolution.groups,
     )
@@ -137,6 +125,6 @@ def whole(
         window=operator.window,
         weight=signs,
         bias=np.zeros(len(signs), np.int64),
-        requantisation=identity(len(signs), mode),
+        requantisation=Requantisation.identity(len(signs), mode),
     )
     return Tensor(operator.output, shape, scale, 0), layer

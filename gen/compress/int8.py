@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from popshift.firmware_py.bits import packed_size
 from popshift.firmware_py.tensors import quantise as quantise_values
-from popshift.gen.compress.binary import binarised, binary_tensor, identity, signs_of, whole
+from popshift.gen.compress.binary import binarised, binary_tensor, signs_of, whole
 from popshift.gen.compress.levels import corrected_bias
 from popshift.gen.compress.ranges import QuantisationOptions, affine, calibration_batch, observe
 from popshift.gen.compress.sums import sum_factors
@@ -141,7 +141,8 @@ def _sum(
 ) -> tuple[Tensor, Add]:
     """A sum of two tensors, with the factors of TensorFlow Lite's ADD."""
     scales = [tensors[name].scale for name in inputs_of(operator)]
-    tensor = Tensor(operator.output, shape, *_affine(output_range))
+    step = 2 * max(scales) / (1 << mode.sum_shift)
+    tensor = _output_tensor(operator.output, shape, output_range, step, mode)
     first, second, last = sum_factors(scales[0], scales[1], tensor.scale, mode)
     requantisation = Requantisation(
         multiplier=np.array([last.multiplier], np.int64),
@@ -177,7 +178,7 @@ def _to_bits(
             output=operator.output,
             window=Window((1, 1)) if alone else operator.window,
             operation=Pooling.MAX,
-            requantisation=identity(shape[0] if alone else packed_size(shape[0]), mode),
+            requantisation=Requantisation.identity(shape[0] if alone else packed_size(shape[0]), mode),
         )
     if source.bits:
         return binarised(operator, source, mode)
@@ -204,9 +205,10 @@ def _convolution(
     elif factors is None:
         largest = np.abs(operator.weight.reshape(shape[0], -1)).max(1)
         scales = largest / WEIGHT_MAX
-        if operator.step is not None:  # whole multiples of it stay whole
+        if operator.step is not None:  # whole multiples of it stay whole, unless there is a -128
             numbers = np.maximum(np.rint(largest / operator.step), 1)
-            scales = operator.step / np.maximum(WEIGHT_MAX // numbers, 1)
+            whole_scales = operator.step / np.maximum(WEIGHT_MAX // numbers, 1)
+            scales = np.where(numbers <= WEIGHT_MAX, whole_scales, scales)
         scales = np.maximum(scales, for_bias)
     else:
         scales = np.where(factors.scale > 0, factors.scale, for_bias)

@@ -9,6 +9,9 @@ from popshift.gen.graph import Requantisation, Tensor
 from popshift.hw import numerics
 from popshift.hw.numerics import Requantise
 
+_MOST = 1 << 15
+"""Largest sum of which every value is tried. Beyond it a step of the bias hardly moves a threshold."""
+
 
 def corrected_bias(
     binary: BinaryWeight,
@@ -20,7 +23,7 @@ def corrected_bias(
     mode: Requantise,
 ) -> NDArray[np.int64]:
     """Biases with which the integer layer gives the module's own levels for every value a sum can take, where
-    there is such a bias near the rounded one; else as they were.
+    there is such a bias near the rounded one; else as they were, as in layers of very many values.
 
     Parameters
     ----------
@@ -31,6 +34,8 @@ def corrected_bias(
     flat = weight.reshape(len(weight), -1).astype(np.int64)
     own, result = levels
     most = np.abs(numbers).sum(axis=1) * own.reach
+    if most.max() > _MOST:
+        return bias
     sums = np.arange(-most.max(), most.max() + 1)
     wanted = _levels(binary, sums * np.float32(source.scale), result)
     corrected = bias.copy()

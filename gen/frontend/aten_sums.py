@@ -9,6 +9,9 @@ from popshift.gen.frontend.refusals import REFUSALS
 from popshift.gen.frontend.strides import strided_copy
 from popshift.gen.graph import Window
 
+_WHOLE_BATCH = 1 << 32
+"""More samples than any batch has; PyTorch writes the largest 64-bit integer for the end of an axis."""
+
 
 def add(importer: Importer, call: Call) -> Value:
     """The sum of two activations of one shape."""
@@ -35,10 +38,13 @@ def slice_of(importer: Importer, call: Call) -> Value:
     axis, start, end, step = (arguments[name] for name in ("dim", "start", "end", "step"))
     dims = value.dims
     axis = axis + len(dims) + 1 if axis < 0 else axis
-    if axis == 0 or (start or 0) != 0 or (end is not None and end < dims[axis - 1]):
+    size = dims[axis - 1] if axis else _WHOLE_BATCH
+    if (start or 0) != 0 or (end is not None and end < size):
         raise UnsupportedError("taking a part of a tensor is not supported", "cut the input on the host")
     if step == 1:
         return value
+    if axis == 0:
+        raise UnsupportedError("it takes a part of the batch", "cut the input on the host")
     if axis == 1 or len(dims) == 1:
         raise UnsupportedError("it takes every n-th channel", "leave channels out of the weights")
     value = image_operand(importer, call, len(dims))

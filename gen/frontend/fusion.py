@@ -126,15 +126,15 @@ def _behind(norm: BatchNorm, layer: FloatConvolution) -> FloatConvolution:
 
 
 def _take(graph: FloatGraph, operator: FloatOperator) -> tuple[FloatOperator, Finding | None]:
-    """An operator that stays; what it makes of a binary tensor, or why it cannot."""
-    binary = [graph.tensors[name] for name in inputs_of(operator) if name in graph.tensors]
-    tensor = next((tensor for tensor in binary if tensor.sign), None)
+    """An operator that stays; what it makes of binary tensors or of levels, or why it cannot."""
+    sources = [graph.tensors[name] for name in inputs_of(operator) if name in graph.tensors]
+    tensor = next((tensor for tensor in sources if tensor.sign), None)
     if tensor is None:
-        if isinstance(operator, FloatConvolution) and binary and binary[0].levels is not None:
+        if isinstance(operator, FloatConvolution) and sources and sources[0].levels is not None:
             return dataclasses.replace(operator, binary=integer_weight(operator)), None
-        if isinstance(operator, FloatPool) and operator.operation is Pooling.MAX and binary:
+        if isinstance(operator, FloatPool) and operator.operation is Pooling.MAX and sources:
             own = graph.tensors[operator.output]  # a maximum is one of the levels
-            graph.tensors[operator.output] = dataclasses.replace(own, levels=binary[0].levels)
+            graph.tensors[operator.output] = dataclasses.replace(own, levels=sources[0].levels)
         return operator, None
     if (finding := unsupported_reader(operator, tensor)) is not None:
         return operator, finding
@@ -194,7 +194,8 @@ def _followed(producer: FloatConvolution, step: Step) -> BinaryWeight | None:
 def _fold_sign(
     graph: FloatGraph, sign: Sign, producer: FloatOperator | None, alone: bool, source: str
 ) -> tuple[FloatOperator | None, Finding]:
-    if not isinstance(producer, FloatConvolution) or not alone or producer.sign:
+    quantised = graph.tensors[source].levels is not None  # its sign is not that of what was rounded
+    if not isinstance(producer, FloatConvolution) or not alone or producer.sign or quantised:
         if graph.tensors[source].sign or sign.negate is not None:
             remedy = "take the tensor in front of the other sign"
             return None, Finding(sign.name, "sign", False, "the sign follows a binary tensor", remedy)

@@ -15,6 +15,7 @@ from popshift.gen.frontend.float_graph import (
     FloatSign,
     Levels,
     inputs_of,
+    reading,
 )
 from popshift.gen.frontend.raw import BatchNorm, Clamp, Quantiser, RawOperator
 from popshift.gen.graph import Pooling, Window
@@ -28,6 +29,7 @@ def levels_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOpera
     levels; of the quantiser a clamp is left, unless its levels are all that there are.
     """
     found = list(raw)
+    renamed: dict[str, str] = {}
     for name in graph.inputs:
         chain = _chain(graph, raw, name)
         if not chain or not isinstance(last := chain[-1], Quantiser):
@@ -44,36 +46,43 @@ def levels_of_inputs(graph: FloatGraph, raw: list[RawOperator]) -> list[RawOpera
         whole = dataclasses.replace(levels, low=ACTIVATION_MIN, high=ACTIVATION_MAX)
         graph.tensors[name] = dataclasses.replace(graph.tensors[name], levels=whole)
         new = _behind(graph, last, name, levels, factor, offset)
+        if not new:
+            renamed[last.output] = name
+            del graph.tensors[last.output]
         for operator in chain[:-1]:
             del graph.tensors[operator.output]
         gone = {operator.name for operator in chain}
         found = [*new, *(operator for operator in found if operator.name not in gone)]
-    return found
+    return [reading(operator, renamed) for operator in found]
 
 
 def _behind(
     graph: FloatGraph, quantiser: Quantiser, source: str, levels: Levels, factor: float, offset: float
 ) -> list[RawOperator]:
     """What is left of the quantiser of an input that has its levels now: a clamp, then the factor and offset
-    that were in front of it.
+    that were in front of it; each only if it changes anything, or if the quantiser is the whole network.
     """
-    low, high = levels.limits
+    own, found = graph.tensors[quantiser.output], []
     plain = (factor, offset) == (1.0, 0.0)
-    name = quantiser.output if plain else f"{quantiser.output}.levels"
-    clamp = Clamp(name=quantiser.name, input=source, output=name, low=low, high=high)
-    graph.tensors[name] = dataclasses.replace(graph.tensors[quantiser.output], name=name, levels=levels)
-    if plain:
-        return [clamp]
-    channels = graph.tensors[source].shape[0]
-    norm = BatchNorm(
-        name=f"{quantiser.name}.scale",
-        input=name,
-        output=quantiser.output,
-        factor=np.full(channels, factor),
-        offset=np.full(channels, offset),
-        step=lambda x: x * factor + offset,
-    )
-    return [clamp, norm]
+    everything = (levels.low, levels.high) == (ACTIVATION_MIN, ACTIVATION_MAX)
+    if not everything or quantiser.output in graph.outputs:
+        name = quantiser.output if plain else f"{quantiser.output}.levels"
+        low, high = levels.limits
+        found.append(Clamp(name=quantiser.name, input=source, output=name, low=low, high=high))
+        graph.tensors[name] = dataclasses.replace(own, name=name, levels=levels)
+        source = name
+    if not plain:
+        channels = own.shape[0]
+        norm = BatchNorm(
+            name=f"{quantiser.name}.scale",
+            input=source,
+            output=quantiser.output,
+            factor=np.full(channels, factor),
+            offset=np.full(channels, offset),
+            step=lambda x: x * factor + offset,
+        )
+        found.append(norm)
+    return found
 
 
 def _chain(graph: FloatGraph, raw: list[RawOperator], tensor: str) -> list[RawOperator]:

@@ -77,7 +77,7 @@ class _Importer:
         self._findings: dict[str, Finding] = {}
         self._unknown: set[str] = set()
         self._read: list[str] = []
-        self._steps: dict[int, NDArray[np.float64]] = {}  # scales of quantised constants, by identity
+        self._steps: dict[str, NDArray[np.float64]] = {}  # scales of quantised constants, by name
 
     def run(self) -> list[Finding]:
         """Fill `graph`; one finding for each operator that reads activations."""
@@ -152,7 +152,7 @@ class _Importer:
             name += "'"
         users = sum(self._read.count(output) for output in proto.output)
         last = any(entry.name in proto.output for entry in self._model.graph.output) and users == 1
-        step = self._steps.get(id(inputs[1])) if len(inputs) > 1 else None
+        step = self._steps.get(proto.input[1]) if len(inputs) > 1 else None
         node = Node(name, proto.op_type, inputs, attributes, last, step)
         if proto.op_type == "Shape":
             value = inputs[0]
@@ -180,7 +180,7 @@ class _Importer:
             self._values[proto.output[0]] = found = _QUANTISERS[proto.op_type](inputs, attributes)
             scale = np.asarray(inputs[1], np.float64)
             if scale.size in (1, len(found)):
-                self._steps[id(found)] = scale
+                self._steps[proto.output[0]] = scale
             return
         types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
         graph = helper.make_graph(
@@ -195,9 +195,9 @@ class _Importer:
         except Exception:  # whatever it is, what reads the result says that its parameter is missing
             return
         assert isinstance(results, list)
-        step = self._steps.get(id(inputs[0])) if inputs else None
+        step = self._steps.get(proto.input[0]) if proto.input else None
         if step is not None and step.size == 1 and proto.op_type in _REARRANGING:
-            self._steps[id(results[0])] = step
+            self._steps[proto.output[0]] = step
         self._values |= dict(zip(proto.output, results, strict=True))
 
     def _take_output(self, name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import tflite
 
+from popshift.gen.compress.sums import sum_factors
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.graph import Factor, Requantisation, Window
 from popshift.hw import numerics
@@ -85,9 +86,11 @@ def addition(
     scales: tuple[np.float32, np.float32], result: np.float32, limits: tuple[int, int], mode: Requantise
 ) -> tuple[Factor, Factor, Requantisation]:
     """Factors of the two inputs of an ADD, and what follows."""
-    twice = 2.0 * float(max(scales))
-    first, second = (Factor(*factor(float(scale) / twice, mode)) for scale in scales)
-    return first, second, requantisation([twice / ((1 << mode.sum_shift) * float(result))], limits, mode)
+    try:
+        first, second, last = sum_factors(float(scales[0]), float(scales[1]), float(result), mode)
+    except ValueError as error:
+        raise UnsupportedError(f"its scales are impossible here ({error})", _RESCALE) from error
+    return first, second, from_factors([(last.multiplier, last.shift)], limits)
 
 
 def limits(activation: int, scale: np.float32, zero_point: int) -> tuple[int, int]:

@@ -16,7 +16,6 @@ from popshift.gen.frontend.tflite_model import FileOperator
 from popshift.gen.frontend.tflite_values import CONVERT, Image, Importer, Value, image_of, quantisation
 from popshift.gen.graph import Add, Convolution, Pool, Pooling, Requantisation, Window
 from popshift.gen.host_tail import HostTail, TailOperation
-from popshift.hw import numerics
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
 Handler = Callable[[Importer, FileOperator], Value]
@@ -237,8 +236,7 @@ def padding_layer(importer: Importer, number: int, value: Value) -> Value:
     top, bottom, left, right = value.padding
     size = (image.height + top + bottom, image.width + left + right)
     result = importer.make(number, image.shape(image.channels, *size), value.dims)
-    factor = [numerics.identity_multiplier(importer.mode)] * image.channels
-    requantisation = factors.from_factors(factor, _ALL)
+    requantisation = Requantisation.identity(image.channels, importer.mode)
     layer = _each(value.tensor, result.tensor, Pooling.AVERAGE, requantisation)
     importer.emit(replace(layer, window=image.window(Window((1, 1), padding=value.padding))))
     return result

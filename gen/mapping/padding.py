@@ -8,8 +8,6 @@ real 0), max pools -128 (which never wins), bits 0. A tensor that would need bot
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
-
 from popshift.gen.graph import Add, Graph, Operator, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 
@@ -96,19 +94,11 @@ def _unused_name(taken: dict[str, Tensor], name: str) -> str:
 
 
 def _copy(graph: Graph, source: Tensor, name: str) -> Pool:
-    multiplier, shift = numerics.identity_multiplier(graph.mode)
-    channels = source.shape[0]
-    factors = Requantisation(
-        multiplier=np.full(channels, multiplier, np.int64),
-        shift=np.full(channels, shift, np.int64),
-        low=numerics.ACTIVATION_MIN,
-        high=numerics.ACTIVATION_MAX,
-    )
     return Pool(
         name=name,
         input=source.name,
         output=name,
         window=Window((1, 1)),
         operation=Pooling.MAX,
-        requantisation=factors,
+        requantisation=Requantisation.identity(source.shape[0], graph.mode),
     )

@@ -7,20 +7,20 @@ from popshift.gen.graph import Pool, Pooling
 from popshift.gen.mapping.parameters import pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
+    CHANNEL_TILE_WORDS,
     Section,
     bank_groups,
+    channel_rectangle,
     copy_mask,
     fill_padding,
     no_words,
     part_name,
     post_rectangle,
     tile_ranges,
-    window_base,
     words_of,
 )
 from popshift.gen.mapping.signs import sign_sections
 from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
-from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Lane, Opcode, Source, instruction
@@ -28,7 +28,6 @@ from popshift.hw.isa import ChannelOperation, Instruction, Lane, Opcode, Source,
 MAX_KERNEL = 1 << 6
 """Turns of a kernel loop that an instruction can hold."""
 MAX_PLANES = 1 << 12
-TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
 OPERATIONS = {Pooling.MAX: ChannelOperation.MAX, Pooling.AVERAGE: ChannelOperation.SUM}
 
 
@@ -74,7 +73,7 @@ def pool_sections(
     parts = [
         (start, min(start + at_once, planes), piece)
         for start in range(0, planes, at_once)
-        for piece in tile_ranges(tiles, TILE_WORDS, words_of(fills), config.program_depth)
+        for piece in tile_ranges(tiles, CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
     ]
     window = layer.window.kernel[0] * layer.window.kernel[1]
     return [
@@ -135,34 +134,18 @@ def _instructions(
     uniform: bool,
     fills: list[Instruction],
 ) -> list[Instruction]:
-    window, layout = layer.window, source.layout
-    down, right = window.stride[0] * layout.row_pitch, window.stride[1]
-    kx_moved = (window.kernel[1] - 1) * window.dilation[1]
-    taps_moved = (window.kernel[0] - 1) * window.dilation[0] * layout.row_pitch + kx_moved
-    groups = bank_groups(source, config)
     items: list[Instruction] = []
     for tile in tiles:
-        x_moved = (tile.width - 1) * right + taps_moved
         channel = instruction(
             Opcode.CHANNEL,
-            operation=ChannelOperation.OR if layout.bits else OPERATIONS[layer.operation],
-            x_count=tile.width,
-            y_count=tile.height,
-            kx_count=window.kernel[1],
-            ky_count=window.kernel[0],
+            operation=ChannelOperation.OR if source.layout.bits else OPERATIONS[layer.operation],
             planes=planes[1] - planes[0],
-            period=groups,
-            base=window_base(source, window.padding, window.stride, tile) + planes[0] * layout.plane_step,
-            kx_step=window.dilation[1],
-            ky_step=window.dilation[0] * layout.row_pitch - kx_moved,
-            x_step=right - taps_moved,
-            y_step=down - x_moved,
-            plane_step=layout.plane_step - (tile.height - 1) * down - x_moved,
+            **channel_rectangle(source, layer.window, tile, config, first=planes[0]),
         )
         post = instruction(
             Opcode.POST,
             source=Source.CHANNEL,
-            period=groups,
+            period=bank_groups(source, config),
             uniform=int(uniform),
             zero_point=0 if layer.raw else target.layout.zero_point,
             low=layer.requantisation.low,

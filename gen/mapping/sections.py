@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.gen.graph import Window
 from popshift.gen.mapping.padding import Padding
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, split
@@ -20,6 +21,8 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode, Source, instruction
 
 Piece = TypeVar("Piece")
+CHANNEL_TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
+"""Program words of a pixel tile of the channel unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,30 @@ def window_base(
     """Word of the top left tap, in plane 0, of the window of the tile's first output pixel."""
     top, _, left, _ = padding
     return source.layout.word(0, tile.y * stride[0] - top, tile.x * stride[1] - left)
+
+
+def channel_rectangle(
+    source: Placed, window: Window, tile: Rectangle, config: AcceleratorConfig, *, first: int, every: int = 1
+) -> dict[str, int]:
+    """The address fields of a CHANNEL that makes `tile` from every `every`-th plane, from `first` on."""
+    layout = source.layout
+    down, right = window.stride[0] * layout.row_pitch, window.stride[1]
+    kx_moved = (window.kernel[1] - 1) * window.dilation[1]
+    taps_moved = (window.kernel[0] - 1) * window.dilation[0] * layout.row_pitch + kx_moved
+    x_moved = (tile.width - 1) * right + taps_moved
+    return {
+        "x_count": tile.width,
+        "y_count": tile.height,
+        "kx_count": window.kernel[1],
+        "ky_count": window.kernel[0],
+        "period": bank_groups(source, config),
+        "base": window_base(source, window.padding, window.stride, tile) + first * layout.plane_step,
+        "kx_step": window.dilation[1],
+        "ky_step": window.dilation[0] * layout.row_pitch - kx_moved,
+        "x_step": right - taps_moved,
+        "y_step": down - x_moved,
+        "plane_step": every * layout.plane_step - (tile.height - 1) * down - x_moved,
+    }
 
 
 def post_rectangle(target: Placed, tile: Rectangle, plane: int = 0) -> dict[str, int]:

@@ -6,8 +6,10 @@ from popshift.gen.graph import Pool
 from popshift.gen.mapping.parameters import never, pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
+    CHANNEL_TILE_WORDS,
     Section,
     bank_groups,
+    channel_rectangle,
     copy_mask,
     fill_padding,
     no_words,
@@ -17,13 +19,10 @@ from popshift.gen.mapping.sections import (
     words_of,
 )
 from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
-from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Opcode, Source, instruction
 from popshift.hw.numerics import LANE_CHANNELS
-
-TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
 
 
 def sign_sections(layer: Pool, source: Placed, target: Placed, config: AcceleratorConfig) -> list[Section]:
@@ -56,14 +55,14 @@ def sign_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
     _, height, width = target.layout.shape
     tiles = cut(height, width, -(-height // MAX_COUNT), -(-width // MAX_COUNT))
     fills = fill_padding(target, config)
-    parts = tile_ranges(tiles, min(turns, planes) * TILE_WORDS, words_of(fills), config.program_depth)
+    parts = tile_ranges(tiles, min(turns, planes) * CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
     return [
         Section(
             name=part_name(layer.name, index, len(parts)),
             kind="sign",
             output=layer.output,
             macs=0,
-            instructions=_instructions(source, target, config, piece, starts, [] if index else fills),
+            instructions=_instructions(layer, source, target, config, piece, starts, [] if index else fills),
             weights=no_words(config.weight_word_bytes),
             parameters=words,
             mapping={
@@ -85,6 +84,7 @@ def _fills_bytes(layer: Pool) -> bool:
 
 
 def _instructions(
+    layer: Pool,
     source: Placed,
     target: Placed,
     config: AcceleratorConfig,
@@ -101,20 +101,8 @@ def _instructions(
             channel = instruction(
                 Opcode.CHANNEL,
                 operation=ChannelOperation.MAX,
-                x_count=tile.width,
-                y_count=tile.height,
-                kx_count=1,
-                ky_count=1,
                 planes=number,
-                period=groups,
-                base=layout.word(0, tile.y, tile.x) + first * layout.plane_step,
-                kx_step=0,
-                ky_step=0,
-                x_step=1,
-                y_step=layout.row_pitch - (tile.width - 1),
-                plane_step=turns * layout.plane_step
-                - (tile.height - 1) * layout.row_pitch
-                - (tile.width - 1),
+                **channel_rectangle(source, layer.window, tile, config, first=first, every=turns),
             )
             group, bank = divmod(first * layout.period // LANE_CHANNELS, config.post_lanes)
             post = instruction(

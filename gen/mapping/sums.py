@@ -17,7 +17,6 @@ from popshift.gen.graph import (
     Tensor,
     Window,
 )
-from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Lane
@@ -79,7 +78,6 @@ def _producer(
 
 def _copy(graph: Graph, source: Tensor, result: Tensor) -> Convolution:
     channels = source.shape[0]
-    multiplier, shift = numerics.identity_multiplier(graph.mode)
     return Convolution(
         name="copy",
         input=source.name,
@@ -87,12 +85,7 @@ def _copy(graph: Graph, source: Tensor, result: Tensor) -> Convolution:
         window=Window((1, 1)),
         weight=np.eye(channels, dtype=np.int8)[:, :, None, None],
         bias=np.zeros(channels, np.int64),
-        requantisation=Requantisation(
-            multiplier=np.full(channels, multiplier, np.int64),
-            shift=np.full(channels, shift, np.int64),
-            low=numerics.ACTIVATION_MIN,
-            high=numerics.ACTIVATION_MAX,
-        ),
+        requantisation=Requantisation.identity(channels, graph.mode),
     )
 
 

@@ -24,7 +24,6 @@ ACCUMULATOR, BYTE, RESULT, SUM = range(SUM_PERIOD)
 """The turns: what enters the lanes."""
 _SELECT_LATENCY = 2
 """Cycles from the bytes of all banks to those of a group."""
-ADDEND_FIELDS = ("base", "y_step", "plane_step", "group")
 _NEIGHBOURS = 4
 """Groups among which the first step of the selection is."""
 
@@ -39,6 +38,7 @@ def _lags(mode: Requantise) -> tuple[int, int]:
 RESULT_LAG, SUM_LATENCY = _lags(Requantise.EXACT)
 """`SUM_LATENCY`: by how many cycles a sum is written later than a result without."""
 assert _lags(Requantise.COMPACT) == (RESULT_LAG, SUM_LATENCY), "one schedule for both modes"
+assert isa.ADDEND_WORDS == SUM_PERIOD - 1, "a parameter word for every turn but the first, in their order"
 READ_LAG = RESULT_LAG - 1 - _SELECT_LATENCY - ActivationMemory.THERE_LATENCY
 """How long after the accumulator has entered the lanes the byte's address is at the memory."""
 
@@ -152,7 +152,7 @@ class Sums:
 
     Parameters
     ----------
-    control: a `PostControl`, whose `may_take` is driven here.
+    control: a `PostControl`, whose `may_take` is driven here; its fields go to `reader`.
     entry: cycles from an element's issue until the accumulator enters the lanes.
     parameters: cycles from the address of parameters until they enter the lanes.
     """
@@ -180,6 +180,13 @@ class Sums:
             with m.If(self._turn == 0):
                 m.d.sync += [kept.eq(self._stages[-1]), valid.eq(self._stages[-1][0] & control.adding)]
             self._stages.append(Cat(valid, kept[1:]))
+
+        self.reader = m.submodules.addend = reader = AddendReader(config=config)
+        for name in ("begin", "x_step"):
+            m.d.comb += getattr(reader, name).eq(getattr(control, name))
+        for name in ("base", "y_step", "plane_step", "group"):
+            m.d.comb += getattr(reader, name).eq(getattr(control, f"addend_{name}"))
+        m.d.comb += reader.element.eq(self._element(READ_LAG))
 
     def _turn_at(self, age: int):
         """The turn in which an accumulator was that is `age` cycles old now."""
@@ -216,11 +223,3 @@ class Sums:
             chosen = Mux(self._control.adding & taken, inner, other)
             found[name] = registered(self._m, chosen, f"lane_{name}", shape=signed(8))
         return found
-
-    def read(self, reader: AddendReader) -> None:
-        """Connect what fetches the bytes."""
-        names = ("begin", "x_step")
-        self._m.d.comb += [getattr(reader, name).eq(getattr(self._control, name)) for name in names]
-        for name in ADDEND_FIELDS:
-            self._m.d.comb += getattr(reader, name).eq(getattr(self._control, f"addend_{name}"))
-        self._m.d.comb += reader.element.eq(self._element(READ_LAG))

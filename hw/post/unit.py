@@ -19,7 +19,7 @@ from popshift.hw.post.basis import BasisLane
 from popshift.hw.post.control import LATE, PostControl
 from popshift.hw.post.elements import ELEMENT, Walk
 from popshift.hw.post.requantise import RequantiseLane
-from popshift.hw.post.sums import SUM_LATENCY, AddendReader, SumLane, Sums
+from popshift.hw.post.sums import SUM_LATENCY, SumLane, Sums
 from popshift.hw.tech.portable import Portable
 
 assert BASIS_SIZE + 1 <= basis.LATENCY < 2 * BASIS_SIZE + 1, "factors wait in two registers for their sum"
@@ -149,6 +149,7 @@ class PostUnit(wiring.Component):
         if config.residual:
             entry = Accumulators.DRAIN_LATENCY
             sums = Sums(m, control, config, entry=entry, parameters=VALUES_LATENCY)
+            m.d.comb += sums.reader.bytes_there.eq(self.bytes_there)
             late_address = sums.parameter_address(late_address)
         m.d.comb += self.parameter_address.eq(Mux(from_half, late_address, control.parameter_address))
         issued = Signal(ELEMENT)
@@ -166,16 +167,11 @@ class PostUnit(wiring.Component):
         element = _travel(m, early, 1, "element")
         step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
 
-        reader = AddendReader(config=config) if config.residual else None
-        if sums is not None and reader is not None:
-            m.submodules.addend = reader
-            sums.read(reader)
-            m.d.comb += reader.bytes_there.eq(self.bytes_there)
-        values = self._lanes(m, control, from_half, from_basis, sums, reader)
+        values = self._lanes(m, control, from_half, from_basis, sums)
         if config.has_packing:
             byte = self._packed(m, values)
             values = [Mux(control.packed, byte, value) for value in values]
-        self._write(m, control, element, step, reader)
+        self._write(m, control, element, step, sums)
         m.d.comb += [lane.eq(value) for lane, value in zip(self.write_data, values, strict=True)]
         # Busy from the first element until the last has been written.
         longest = longest_flight(config) + 1
@@ -195,7 +191,6 @@ class PostUnit(wiring.Component):
         from_half,
         from_basis,
         sums: Sums | None,
-        reader: AddendReader | None,
     ) -> list[Signal]:
         config = self._config
         fill = registered(m, control.source == Source.FILL, "fill")
@@ -216,11 +211,11 @@ class PostUnit(wiring.Component):
             factors = Signal(data.StructLayout(_factors(config)), name=f"factors_{index}")
             value = Signal(signed(config.post_bits), name=f"value_{index}")
             other = self.window_values[index]
-            if sums is not None and reader is not None:
+            if sums is not None:
                 m.submodules[f"sum_{index}"] = sum_lane = SumLane(config=config)
                 m.d.comb += [
                     sum_lane.turn.eq(sums.turn),
-                    sum_lane.byte.eq(reader.bytes[index]),
+                    sum_lane.byte.eq(sums.reader.bytes[index]),
                     sum_lane.activation.eq(lane.activation),
                     sum_lane.scaled.eq(lane.scaled),
                 ]
@@ -279,10 +274,8 @@ class PostUnit(wiring.Component):
             groups.append(registered(m, groups[-1], f"signs_{number}"))
         return Cat(*reversed(groups))
 
-    def _write(
-        self, m: Module, control: PostControl, element, step: Signal, reader: AddendReader | None
-    ) -> None:
-        config = self._config
+    def _write(self, m: Module, control: PostControl, element, step: Signal, sums: Sums | None) -> None:
+        config, reader = self._config, None if sums is None else sums.reader
         walk = Walk(m, element, step, control, name="write")
         address = walk.address
         mask = Signal(config.bank_groups, reset_less=True)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own customary name)
 from torch import nn
+from torch.nn import functional
 
 from popshift.gen.frontend.float_graph import FloatConvolution, FloatPool, evaluate
 from popshift.gen.frontend.torch_export import check_module, from_exported, from_module
@@ -24,10 +24,10 @@ class FunctionalNet(nn.Module):
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.pad(x, (1, 0, 2, 1))
-        x = F.relu_(self.norm(self.first(x)))
-        x = F.hardtanh(self.second(F.pad(x, (0, 1))), -0.5, 0.75)
-        return self.head(F.dropout(x.mean(dim=(2, 3)), 0.3, self.training))
+        x = functional.pad(x, (1, 0, 2, 1))
+        x = functional.relu_(self.norm(self.first(x)))
+        x = functional.hardtanh(self.second(functional.pad(x, (0, 1))), -0.5, 0.75)
+        return self.head(functional.dropout(x.mean(dim=(2, 3)), 0.3, self.training))
 
 
 class Branches(nn.Module):
@@ -62,14 +62,14 @@ class Padding(nn.Module):
     """Zero padding in front of operators that do not pad with zeros themselves."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        padded = F.pad(x, (2, 1, 0, 3))
+        padded = functional.pad(x, (2, 1, 0, 3))
         return (
-            F.max_pool2d(padded, 2),
+            functional.max_pool2d(padded, 2),
             padded,
-            F.avg_pool2d(padded, 3, 2, padding=1),
-            F.relu(padded).mean((2, 3)),
+            functional.avg_pool2d(padded, 3, 2, padding=1),
+            functional.relu(padded).mean((2, 3)),
             padded.clamp(0.25, 0.5),
-            F.adaptive_avg_pool2d(F.pad(x, (0, 1)), (4, 3)),
+            functional.adaptive_avg_pool2d(functional.pad(x, (0, 1)), (4, 3)),
         )
 
 
@@ -89,12 +89,12 @@ class Squeezed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (
-            F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
+            functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
             x.mean((-1, -2), keepdim=True),
             x.mean(2),
             x.mean(3).unsqueeze(2),
-            F.adaptive_max_pool2d(x, (2, 1)).reshape(x.shape[0], -1),
-            F.avg_pool2d(x, 2, divisor_override=3),
+            functional.adaptive_max_pool2d(x, (2, 1)).reshape(x.shape[0], -1),
+            functional.avg_pool2d(x, 2, divisor_override=3),
         )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own customary name)
 from torch import nn
+from torch.nn import functional
 
 from popshift.gen.frontend.torch_export import check_exported, check_module, from_exported, from_module
 from popshift.hw.errors import ModelError
@@ -162,7 +162,7 @@ FUNCTIONS = {
         "dimension",
     ),
     "always-dropout": (
-        lambda y: F.dropout(y, 0.5),
+        lambda y: functional.dropout(y, 0.5),
         "layer dropout (dropout): it drops activations at random also in eval mode; pass "
         "training=self.training",
     ),
@@ -175,7 +175,7 @@ FUNCTIONS = {
         "layer clamp (clamp): its limits are tensors; use numbers as limits",
     ),
     "computed-weights": (
-        lambda y: F.conv2d(y, y),
+        lambda y: functional.conv2d(y, y),
         "layer conv2d_1 (conv2d): its weight is computed from the input; use constant parameters",
     ),
     "unknown": (
@@ -220,7 +220,7 @@ def test_layers_are_named_by_their_path() -> None:
             self.act = nn.Tanh()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return F.silu(self.act(x))
+            return functional.silu(self.act(x))
 
     names = [
         f.layer for f in check_module(nn.Sequential(nn.Conv2d(1, 2, 3), Block()), IMAGE) if not f.supported

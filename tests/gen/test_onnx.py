@@ -16,6 +16,7 @@ from popshift.gen.compilation import compile_model
 from popshift.gen.execution import predicted_cycles
 from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.float_graph import evaluate
+from popshift.gen.graph import Convolution
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Counter
@@ -198,6 +199,57 @@ def test_a_quantised_network_has_the_levels_of_the_reference(tmp_path, config):
     (got,) = compiled.run(x, "isa").real_outputs.values()
     np.testing.assert_array_equal(got, wanted)
     assert len(np.unique(got)) > 40
+
+
+def test_an_input_with_all_levels_of_a_byte_needs_no_layer(tmp_path):
+    """And weights of -128 steps, which the array does not have, are rounded anew."""
+    rng = np.random.default_rng(SEED)
+    nodes = [
+        node("Quant", ["x", "fine", "zero", "eight"], "q0"),
+        node("Quant", ["w", "half", "zero", "eight"], "v"),
+        node("Conv", ["q0", "v"], "c", kernel_shape=[2, 2]),
+        node("Relu", ["c"], "y"),
+    ]
+    weight = 20 * normal(rng, 4, 3, 2, 2)
+    weight[0, 0, 0, 0] = -80
+    constants = {
+        **{"half": np.float32(0.5), "fine": np.float32(0.125), "zero": np.float32(0), "eight": np.float32(8)},
+        "w": weight,
+    }
+    proto = model(nodes, constants, (3, 5, 5), "y")
+    x = rng.uniform(-20, 20, (40, 3, 5, 5)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(proto, new_ops=[Quant]).run(None, {"x": x})
+    compiled = compile_model(saved(proto, tmp_path), TINY, x)
+    assert [type(operator) for operator in compiled.graph.operators] == [Convolution]
+    (got,) = compiled.run(x, "isa").real_outputs.values()
+    step = compiled.graph.tensors[compiled.graph.outputs[0]].scale
+    assert np.abs(got - wanted)[:, 1:].max() <= 0.51 * step, "whole steps stay whole"
+    assert np.abs(got - wanted)[:, 0].max() <= 0.01 * wanted.max()
+
+
+def test_a_sign_behind_a_quantiser_is_that_of_the_level(tmp_path):
+    """A small negative number is rounded to 0, whose sign is 1."""
+    rng = np.random.default_rng(SEED)
+    nodes = [
+        node("Quant", ["x", "fine", "zero", "eight"], "q0"),
+        node("Quant", ["w1", "scales", "zero", "four"], "v1"),
+        node("Conv", ["q0", "v1"], "c1", kernel_shape=[3, 3]),
+        node("Quant", ["c1", "four", "zero", "four"], "q1"),
+        node("BipolarQuant", ["q1", "one"], "b1"),
+        node("BipolarQuant", ["w2", "one"], "v2"),
+        node("Conv", ["b1", "v2"], "y", kernel_shape=[2, 2]),
+    ]
+    constants = {
+        **{"fine": np.float32(0.125), "zero": np.float32(0), "one": np.float32(1)},
+        **{"four": np.float32(4), "eight": np.float32(8)},
+        "scales": rng.uniform(0.1, 1, (16, 1, 1, 1)).astype(np.float32),
+        **{"w1": normal(rng, 16, 3, 3, 3), "w2": normal(rng, 5, 16, 2, 2)},
+    }
+    proto = model(nodes, constants, (3, 6, 6), "y")
+    x = rng.uniform(-9, 9, (40, 3, 6, 6)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(proto, new_ops=[Quant, BipolarQuant]).run(None, {"x": x})
+    (got,) = compile_model(saved(proto, tmp_path), XNOR, x).run(x, "isa").real_outputs.values()
+    np.testing.assert_array_equal(got, wanted)
 
 
 def float_cnn(rng: np.random.Generator) -> onnx.ModelProto:

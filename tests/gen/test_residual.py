@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (PyTorch's own customary name)
 from torch import nn
+from torch.nn import functional
 
 from popshift.gen import golden, graph_file
 from popshift.gen.compilation import compile_graph, compile_module
@@ -254,7 +254,7 @@ def test_groups_are_pytorchs(config, inputs, outputs, groups):
     source, result = made.graph.tensors["x"], made.graph.tensors[layer.output]
     real = torch.from_numpy(images.astype(np.float64) - source.zero_point)
     weight, bias = torch.from_numpy(layer.weight.astype(np.float64)), torch.from_numpy(layer.bias).double()
-    sums = F.conv2d(real, weight, bias, padding=1, groups=groups).numpy().astype(np.int64)
+    sums = functional.conv2d(real, weight, bias, padding=1, groups=groups).numpy().astype(np.int64)
     factors = layer.requantisation
     wanted = numerics.requantise(
         sums,
@@ -289,8 +289,8 @@ class Down(nn.Module):
         self.c = nn.Conv2d(6, 9, 3, stride=2, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm(self.b(F.relu(self.a(x)))) + self.shortcut(x))
-        return F.relu(self.c(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2)))
+        x = functional.relu(self.norm(self.b(functional.relu(self.a(x)))) + self.shortcut(x))
+        return functional.relu(self.c(x) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2)))
 
 
 def residual_module() -> nn.Module:
@@ -353,7 +353,7 @@ def test_a_residual_module_runs():
     ("forward", "message"),
     [
         (lambda x: x + x.mean(dim=(2, 3), keepdim=True), "it adds tensors of the shapes"),
-        (lambda x: torch.add(x, F.relu(x), alpha=2), "alpha = 2, only 1 is supported"),
+        (lambda x: torch.add(x, functional.relu(x), alpha=2), "alpha = 2, only 1 is supported"),
         (lambda x: x[:, :, 1:], "taking a part of a tensor is not supported; cut the input on the host"),
         (lambda x: x[:, ::2], "it takes every n-th channel; leave channels out of the weights"),
     ],
@@ -370,6 +370,41 @@ def test_refusals(forward, message):
     with pytest.raises(ModelError) as caught:
         from_module(Network(), torch.randn(1, 2, 8, 8))
     assert message in str(caught.value)
+
+
+def test_a_slice_of_everything_changes_nothing():
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x[:])[:, :, 0:][:, 0:4]
+
+    network, x = Network(), torch.randn(5, 2, 6, 6)
+    graph = from_module(network, x)
+    torch.testing.assert_close(evaluate(graph, x)[graph.outputs[0]].float(), network(x))
+
+
+def test_a_sum_that_is_next_to_nothing_runs():
+    """Two branches that cancel: the factor of their sum would be larger than any there is."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+            for mine, other in zip(self.second.parameters(), self.first.parameters(), strict=True):
+                mine.data = -other.data
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) + self.second(x)
+
+    network, x = Network(), torch.randn(16, 2, 5, 5)
+    compiled = compile_module(network, x, WIDE)
+    stored = golden.run(compiled.graph, x[:2])
+    check_levels(compiled.graph, WIDE, stored[compiled.graph.inputs[0]], rtl=False)
+    (found,) = compiled.run(x, "isa").real_outputs.values()
+    assert np.abs(found).max() < 0.02 * network.first(x).abs().max().item()
 
 
 # ---- signs -------------------------------------------------------------------------------------------------

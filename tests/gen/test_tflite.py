@@ -58,6 +58,14 @@ def written(data: bytes | Writer, folder: Path) -> str:
     return str(path)
 
 
+def real_network(folder: str) -> tuple[Path, dict[str, np.ndarray]]:
+    """A .tflite file of ../shared/data, and what is beside it: inputs, labels, outputs of TFLM."""
+    if not (SHARED / folder).is_dir():
+        pytest.skip("the networks of ../shared/data are not here")
+    (path,) = (path for path in (SHARED / folder).glob("*.tflite") if "float32" not in path.name)
+    return path, np.load(SHARED / folder / "data.npz")
+
+
 def computed(network: IntegerNetwork, x: np.ndarray) -> np.ndarray:
     """The int8 output (n, elements) for inputs in the file's layout, by golden model and host."""
     graph = network.graph
@@ -74,18 +82,11 @@ def computed(network: IntegerNetwork, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("folder", "file", "images"),
-    [
-        ("kws_dscnn", "kws_ref_model", 40),
-        ("ad_autoencoder", "ad01_int8", None),
-        ("hello_world", "hello_world_int8", None),
-    ],
+    ("folder", "images"), [("kws_dscnn", 40), ("ad_autoencoder", None), ("hello_world", None)]
 )
-def test_real_networks_give_the_bytes_of_tflm(folder, file, images):
-    if not (SHARED / folder).is_dir():
-        pytest.skip("the networks of ../shared/data are not here")
-    data = np.load(SHARED / folder / "data.npz")
-    network = from_tflite(SHARED / folder / f"{file}.tflite")
+def test_real_networks_give_the_bytes_of_tflm(folder, images):
+    path, data = real_network(folder)
+    network = from_tflite(path)
     x, wanted = data["x"][:images], data["tflm"][:images]
     np.testing.assert_array_equal(computed(network, x), wanted.reshape(len(x), -1))
 
@@ -101,19 +102,12 @@ def test_random_models_give_the_bytes_of_tflm(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "file", "images"),
-    [
-        ("kws_dscnn", "kws_ref_model", 200),
-        ("ad_autoencoder", "ad01_int8", None),
-        ("hello_world", "hello_world_int8", None),
-    ],
+    ("folder", "images"), [("kws_dscnn", 200), ("ad_autoencoder", None), ("hello_world", None)]
 )
-def test_real_networks_run_with_the_bytes_of_tflm(folder, file, images):
+def test_real_networks_run_with_the_bytes_of_tflm(folder, images):
     """All supplied inputs (of the keywords the first 200) at isa, 20 at rtl, with the cycles predicted."""
-    if not (SHARED / folder).is_dir():
-        pytest.skip("the networks of ../shared/data are not here")
-    data = np.load(SHARED / folder / "data.npz")
-    compiled = compile_model(str(SHARED / folder / f"{file}.tflite"), "a8")
+    path, data = real_network(folder)
+    compiled = compile_model(str(path), "a8")
     for level, count in (("isa", images), ("rtl", 20)):
         x, wanted = data["x"][:count], data["tflm"][:count]
         found = compiled.run(x, level)

@@ -114,7 +114,9 @@ class _Builder:
             window=window,
             weight=weight,
             bias=np.rint(rng.normal(0, typical / 2, channels)).astype(np.int64),
-            requantisation=self._identity(channels) if binary else self._scaled(channels, float(typical)),
+            requantisation=Requantisation.identity(channels, self._mode)
+            if binary
+            else self._scaled(channels, float(typical)),
             factors=factors,
         )
         self._append(operator, channels, binary=binary)
@@ -122,7 +124,7 @@ class _Builder:
     def pool(self, window: Window) -> None:
         """The maximum of every bit."""
         channels = self.last.channels
-        factors = self._identity(packed_size(channels))
+        factors = Requantisation.identity(packed_size(channels), self._mode)
         operator = Pool(**self._names(), window=window, operation=Pooling.MAX, requantisation=factors)
         self._append(operator, channels, binary=True)
 
@@ -141,9 +143,6 @@ class _Builder:
             self._rng.uniform(30, 90, channels) / max(typical, 1), self._mode.factor_limit / 2
         )
         return _requantisation([numerics.quantise_multiplier(float(f), self._mode) for f in factors])
-
-    def _identity(self, channels: int) -> Requantisation:
-        return _requantisation([numerics.identity_multiplier(self._mode)] * channels)
 
 
 def _requantisation(pairs: list[tuple[int, int]]) -> Requantisation:

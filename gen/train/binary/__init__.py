@@ -1,6 +1,6 @@
 """Training of binary networks: IR-Net (CVPR 2020) and DIR-Net (arXiv 2109.12338)."""
 
-from popshift.gen.train.binary.accounting import resnet18_storage, storage
+from popshift.gen.train.binary.accounting import compiled_storage, resnet18_storage, storage
 from popshift.gen.train.binary.blocks import BinaryBlock, BinaryStyle, resnet20, vgg_small
 from popshift.gen.train.binary.digits import binary_trained, compare_parts
 from popshift.gen.train.binary.distillation import Distillation, full_precision_twin
@@ -22,6 +22,7 @@ __all__ = [
     "binary_sign",
     "binary_trained",
     "compare_parts",
+    "compiled_storage",
     "full_precision_twin",
     "resnet18_storage",
     "resnet20",

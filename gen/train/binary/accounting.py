@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from popshift.gen.bench.networks import resnet18, weighted
-
-FLOAT_BITS = 32
-DIRNET_RATIO = 11.1
-"""Storage of ResNet-18 as DIR-Net states it: 46.77 MB to 4.21 MB."""
+from popshift.gen.compress.smartdeal.report import FLOAT_BITS
+from popshift.gen.train.binary.layers import BinaryConv2d, BinaryLinear
+from popshift.hw.numerics import WEIGHT_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +63,15 @@ def storage(network: nn.Module, bits: Callable[[str, nn.Conv2d | nn.Linear], int
     )
     every = sum(parameter.numel() for parameter in network.parameters())
     return Storage(layers=layers, others=every - sum(layer.weights for layer in layers))
+
+
+def compiled_storage(network: nn.Module) -> Storage:
+    """What is streamed to the device: a bit for a weight of a binary layer, eight for every other."""
+
+    def bits(_: str, layer: nn.Conv2d | nn.Linear) -> int:
+        return 1 if isinstance(layer, BinaryConv2d | BinaryLinear) else WEIGHT_BITS
+
+    return storage(network, bits)
 
 
 def resnet18_storage(
