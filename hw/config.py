@@ -73,6 +73,8 @@ class AcceleratorConfig:
     pool_window: most taps of a pooling window, a power of two.
     residual: the post unit can add a tensor to what it writes; needs memories that can be read through the
         port they are written through (not on iCE40).
+    window_depth: longest line, in pixels, of which depthwise layers keep windows, a power of two; 0: they run
+        as any other layer, on one row for each channel. Needs 3 rows, and tiles no wider than high.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
     performance_counters: build the stall counters (the cycle counter is always there).
     link: ``uart`` or ``stream`` (bare byte stream, for simulation and for embedding).
@@ -100,6 +102,7 @@ class AcceleratorConfig:
     post_lanes: int = 1
     pool_window: int = POOL_WINDOW_MAX
     residual: bool = True
+    window_depth: int = 0
     requantise: Requantise = Requantise.EXACT
     performance_counters: bool = True
     link: str = "stream"
@@ -146,6 +149,11 @@ class AcceleratorConfig:
             if self.accumulator_width < needed:
                 what = f"must be at least {needed} with residual = true and {self.requantise} requantisation"
                 self._refuse("accumulator_width", what, "raise it, or set residual to false")
+        if self.window_depth:
+            self._one_of("window_depth", tuple(1 << power for power in range(1, 11)))
+            if self.rows < 3 or self.tile_cols > self.tile_rows or "mul" not in self.pe_kinds:
+                remedy = "set it to 0"
+                self._refuse("window_depth", "needs mul PEs, 3 rows, and tile_cols <= tile_rows", remedy)
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")

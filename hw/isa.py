@@ -15,6 +15,11 @@ side by side:
   one its word names, and the next one in every further replay (beyond the last column weights are 0). The
   last tile of a column tile serves as many passes as are left.
   ``XNOR`` only: a row whose offset has its highest bit set adds nothing.
+  ``windows`` (only with ``window_depth``, kind ``DENSE``): for depthwise layers. In column c, row
+  ``3 * v + u`` multiplies the byte that bank c gave ``v`` lines (of ``x_count`` pixels) and ``u`` pixels ago,
+  for v and u below `window_block`; 0 if v > ``y_first`` or u > ``x_first``. Rows beyond, and columns that
+  have no bank, work as ever. Only pixels ``x_first + n * x_every`` of the lines ``y_first + n * y_every``
+  have an accumulator.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
   where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
@@ -112,6 +117,10 @@ class Kind(IntEnum):
     """The binary weights of 8 channels, ``xnor``."""
 
 
+WINDOW = 3
+"""Pixels of a line, and lines, that the array keeps of every bank for depthwise windows, where it has rows
+for all of them.
+"""
 BASIS_WORDS = -(-numerics.BASIS_BITS * numerics.BASIS_SIZE**2 // (numerics.CODE_BITS * numerics.BASIS_SIZE))
 """Words that hold the bases of all columns of the array: of each the bits of ``basis[j][s]``, row by row."""
 
@@ -226,7 +235,10 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         [Field("weight_base", WORD_ADDRESS_BITS)],
         [_address("base"), _address("x_step")],
         [_address("y_step"), _address("again_step")],
-        [_count("slice_tiles", 16), _count("replays", 2)],
+        [
+            *(_count("slice_tiles", 16), _count("replays", 2), Field("windows", 1)),
+            *(Field("x_first", 2), Field("y_first", 2), _count("x_every", 3), _count("y_every", 3)),
+        ],
     ],
     Opcode.POST: _POST,
     Opcode.CHANNEL: [
@@ -297,8 +309,9 @@ _SIGNED = ("zero_point", "low", "high", "inner_zero_point", "inner_low", "inner_
 _DEFAULTS = {
     **{"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0},
     **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0},
+    **{"windows": 0, "x_first": 0, "y_first": 0, "x_every": 1, "y_every": 1},
 }
-"""Fields that only SmartDeal weights or binary activations need."""
+"""Fields that only SmartDeal weights, binary activations or depthwise layers need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +330,7 @@ class Instruction:
 def instruction(opcode: Opcode, **fields: int) -> Instruction:
     """Check every field against its range; steps may be given negative (they are modulo 2**16).
 
-    What only SmartDeal weights or binary activations need may be left out.
+    What only SmartDeal weights, binary activations or depthwise layers need may be left out.
 
     Raises
     ------
@@ -377,11 +390,14 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
     """Whether the sequencer refuses the instruction although its opcode is known
     (`Status.ILLEGAL_INSTRUCTION`).
 
-    Only what no address check would catch: reserved codes, a period beyond the bank groups, and signs to be
-    packed of sums that come column by column. The hardware evaluates the same rules.
+    Only what no address check would catch: reserved codes, a period beyond the bank groups, signs to be
+    packed of sums that come column by column, windows of lines that are too long or of weights that are not
+    int8. The hardware evaluates the same rules.
     """
     match item.opcode:
         case Opcode.MATRIX:
+            if item["windows"] and (item["kind"] != Kind.DENSE or item["x_count"] > config.window_depth):
+                return True
             return item["kind"] not in kinds(config)
         case Opcode.ADD:
             if not config.residual or item["source"] != Source.MATRIX or packs(item, config):
@@ -414,6 +430,21 @@ def groups_per_half(item: Instruction, config: AcceleratorConfig) -> int:
     if item["source"] == Source.BASIS:
         return basis_groups(config)
     return config.chunks // config.groups_of_byte if packs(item, config) else config.chunks
+
+
+def window_block(config: AcceleratorConfig) -> tuple[int, int]:
+    """Lines and pixels of the part of a depthwise window that one pass covers."""
+    return min(WINDOW, config.rows // WINDOW), WINDOW
+
+
+def accumulated(item: Instruction) -> tuple[int, int]:
+    """Lines and pixels of a line that have an accumulator in a MATRIX."""
+    if not item["windows"]:
+        return item["y_count"], item["x_count"]
+    lines, pixels = (
+        max(0, -(-(item[f"{axis}_count"] - item[f"{axis}_first"]) // item[f"{axis}_every"])) for axis in "yx"
+    )
+    return lines, pixels
 
 
 ADDEND_WORDS = 3

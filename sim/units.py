@@ -8,6 +8,7 @@ side by side.
 Every memory holds a batch of images in its last axis; one instruction is executed for all of them at once.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -188,7 +189,8 @@ class Units:
     def matrix(self, item: Instruction) -> Job:
         """MATRIX: fill one accumulator half for each column tile."""
         pixels = rectangle(item) + item["base"] & self._address_mask
-        if len(pixels) > self.config.accumulator_depth:
+        number = math.prod(isa.accumulated(item))
+        if number > self.config.accumulator_depth:
             raise HaltError(Status.ACCUMULATOR_ADDRESS)
         if pixels.max() >= self.config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
@@ -200,7 +202,7 @@ class Units:
             for half in sums:
                 while self.full[self.filling]:
                     yield False
-                self.accumulators[self.filling, :, : len(pixels)] = half
+                self.accumulators[self.filling, :, :number] = half
                 self.full[self.filling] = True
                 self.filling ^= 1
                 yield True
@@ -235,8 +237,42 @@ class Units:
         self.counters[Counter.MATRIX] += passes * len(pixels)
         self.counters[Counter.ACTIVATION_READS] += passes * len(pixels)
         banks = np.tile(np.arange(rows), item["k_tiles"])
-        sums = self._products(taps, banks, addresses + offsets[:, None])
-        return sums.reshape(len(tiles), cols, len(pixels), self.images)
+        addresses += offsets[:, None]
+        sums = (
+            self._windows(item, taps, addresses)
+            if item["windows"]
+            else self._products(taps, banks, addresses)
+        )
+        return sums.reshape(len(tiles), cols, -1, self.images)
+
+    def _windows(
+        self, item: Instruction, taps: NDArray[np.int16], addresses: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Sums (columns, accumulated pixels, images) where columns work on a bank of their own."""
+        rows, cols, tiles = self.config.rows, self.config.cols, item["k_tiles"]
+        lines, pixels = isa.accumulated(item)
+        y = item["y_first"] + item["y_every"] * np.arange(lines)
+        x = item["x_first"] + item["x_every"] * np.arange(pixels)
+        height, width = isa.window_block(self.config)
+        banks = np.arange(min(rows, cols))
+        taps = taps.reshape(-1, cols, tiles, rows)
+        as_ever = taps.copy()
+        as_ever[:, banks, :, : height * width] = 0
+        counted = addresses.reshape(-1, item["y_count"], item["x_count"])[:, y][:, :, x]
+        every_bank = np.tile(np.arange(rows), tiles)
+        sums = self._products(
+            as_ever.reshape(-1, tiles * rows), every_bank, counted.reshape(len(counted), -1)
+        )
+        sums = sums.reshape(-1, cols, lines * pixels, self.images)
+        for number, own in enumerate(addresses.reshape(tiles, rows, -1)):
+            read = self._gather(banks[:, None], own[banks])
+            read = read.reshape(len(banks), item["y_count"], item["x_count"], self.images)
+            for v in range(min(height, item["y_first"] + 1)):
+                for u in range(min(width, item["x_first"] + 1)):
+                    seen = read[:, y - v][:, :, x - u].reshape(len(banks), -1, self.images)
+                    weight = taps[:, banks, number, v * isa.WINDOW + u]
+                    sums[:, banks] += weight[..., None, None].astype(np.int32) * seen
+        return sums.reshape(-1, lines * pixels, self.images)
 
     def _products(
         self, taps: NDArray[np.int16], banks: NDArray[np.int64], addresses: NDArray[np.int64]

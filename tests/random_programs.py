@@ -17,7 +17,7 @@ from popshift.sim.executor import Machine
 
 _END = instruction(Opcode.END)
 _LARGEST_OFFSET = 60
-WAYS_TO_SPOIL = 9
+WAYS_TO_SPOIL = 10
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "replays": rng.randint(1, 4),
         "weight_base": 0,
     }
+    if config.window_depth and kind is isa.Kind.DENSE and rng.random() < 0.7:
+        matrix |= _windows(rng, width, rows)
     words = matrix["n_tiles"] * half_words(instruction(Opcode.MATRIX, **matrix), config)
     assert words <= config.weight_depth
     matrix["weight_base"] = rng.choice(
@@ -166,6 +168,18 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
             "inner_high": rng.choice((127, rng.randint(low, 127))),
         }
     return matrix, post
+
+
+def _windows(rng: random.Random, width: int, rows: int) -> dict[str, int]:
+    """Fields of a MATRIX with windows that fills `rows` lines of `width` accumulators."""
+    found = {"windows": 1, "x_step": rng.randint(0, 1)}
+    for axis, wanted in (("x", width), ("y", rows)):
+        first, every = rng.randint(0, 3), rng.randint(1, 2)
+        more = rng.randrange(every)
+        found |= {f"{axis}_first": first, f"{axis}_every": every}
+        found[f"{axis}_count"] = first + (wanted - 1) * every + 1 + more
+    moved = (found["x_count"] - 1) * found["x_step"]
+    return found | {"y_step": rng.randint(-min(moved, 5), 0 if moved else 5)}
 
 
 def _post(fields: dict[str, int]) -> Instruction:
@@ -229,6 +243,8 @@ def _spoil(
                 post["parameter_base"] -= rng.randrange(2)
             else:
                 post["parameter_base"] = config.parameter_depth - rng.randint(0, 4)
+        case 9:
+            matrix |= {"windows": 1, "x_count": max(config.window_depth + 1, matrix["x_count"])}
 
 
 def random_program(

@@ -272,7 +272,10 @@ def _instructions(
             )
             for first, number in runs(columns)
         ]
-        rectangle = {**post_rectangle(target, tile, plane), **scheme.post_fields(layer, tile)}
+        rectangle = {
+            **post_rectangle(target, tile, plane),
+            **scheme.post_fields(layer, tile, target.layout.row_pitch),
+        }
         last = layer.requantisation if layer.sum is None else layer.sum.requantisation
         tables = class_words * sum(map(len, edges.tables[: region.table]))
         post = instruction(
@@ -367,7 +370,9 @@ def _details(
     return {
         "unit": "matrix",
         "weights": number * layer.weight[0].size,
-        "least_passes": sum(-(-rows // config.rows) for rows in rows_of_filters),
+        "least_passes": passes
+        if choice.scheme.walk is not None
+        else sum(-(-rows // config.rows) for rows in rows_of_filters),
         "execution": choice.scheme.name,
         "input_period": source.layout.period,
         "input_copies": source.layout.copies,

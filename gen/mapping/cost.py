@@ -38,14 +38,15 @@ class ConvolutionCost:
     @classmethod
     def of(
         cls,
-        tiles: Mapping[int, int],
+        tiles: Mapping[tuple[int, int], int],
         row_tiles: int,
         channels: int,
         config: AcceleratorConfig,
         tile_channels: int,
         drain: int = 1,
     ) -> "ConvolutionCost":
-        """Cost of pixel tiles, {pixels: how many}, each computed for all `channels` output channels.
+        """Cost of pixel tiles, {(pixels streamed, accumulators): how many}, each computed for all `channels`
+        output channels.
 
         `tile_channels`: output channels of a column tile; if they are fewer than the columns, each of them
         has one for every column of Ce. `drain`: cycles of the post unit for a result.
@@ -57,15 +58,15 @@ class ConvolutionCost:
         last_chunks = -(-last_channels // config.post_lanes) * columns
         shortest = shortest_pass(config)  # a pass hides the load of the next weights
         matrix = weights = post = 0
-        for pixels, number in tiles.items():
+        for (pixels, results), number in tiles.items():
             passes = row_tiles * column_tiles * number
             half = row_tiles * max(pixels, shortest)
             matrix += passes * pixels
             weights += passes * max(0, shortest - pixels)
-            full = max(0, pixels * chunks - half) * (column_tiles - 1)
-            post += (full + max(0, pixels * last_chunks - half)) * number
-        smallest = min(tiles)
-        last_drain = min(smallest * last_chunks, row_tiles * max(smallest, shortest))
+            full = max(0, results * chunks - half) * (column_tiles - 1)
+            post += (full + max(0, results * last_chunks - half)) * number
+        smallest, fewest = min(tiles)
+        last_drain = min(fewest * last_chunks, row_tiles * max(smallest, shortest))
         starts = sum(tiles.values()) * (config.rows + START_CYCLES)
         return cls(matrix, weights, post, starts + last_drain)
 

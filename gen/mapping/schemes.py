@@ -9,6 +9,8 @@
   inputs is streamed once for all three columns of the basis; or, if the weights of a row of Ce belong to
   different channels, three inputs for every pixel.
 * ``xnor``: weights of 1 and -1 in ``xnor`` PEs, eight channels of a binary input at once.
+* ``windows``, ``windows down``: a depthwise layer, every column of the array a channel, every row a tap;
+  pixels are streamed once, by rows of the image or by columns (`popshift.gen.mapping.windows`).
 * ``digits``: any weights in ``shift`` PEs, as `popshift.gen.mapping.digits` writes them.
 """
 
@@ -24,6 +26,7 @@ from popshift.gen.mapping import weight_tiles
 from popshift.gen.mapping.cost import ConvolutionCost
 from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle, pixel_tiles
 from popshift.gen.mapping.weight_tiles import ColumnTile, Walk
+from popshift.gen.mapping.windows import WindowWalk, depthwise
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
@@ -50,6 +53,7 @@ class Scheme:
     inputs: accumulators that a row of `width` outputs takes: ``inputs[0] * width + inputs[1]``.
     tiles: makes the column tiles of output channels ``start .. stop - 1``.
     step: distance of the inputs of a pixel, if every pixel has its own, else None.
+    walk: how pixels are streamed to columns that keep windows.
     spare: cycles that may be spent for reading the weights less often, as a share of what the layer would
         take without zero rows.
     """
@@ -59,6 +63,7 @@ class Scheme:
     tiles: Callable[[int, int], list[ColumnTile]]
     inputs: tuple[int, int] = (1, 0)
     step: int | None = None
+    walk: WindowWalk | None = None
     spare: float = ABOUT_AS_LONG - 1
 
     @property
@@ -67,6 +72,8 @@ class Scheme:
 
     def matrix_fields(self, layer: Convolution, tile: Rectangle, pitch: int) -> dict[str, int]:
         """The pixel loops of a MATRIX for the outputs of `tile`."""
+        if self.walk is not None:
+            return self.walk.matrix_fields(tile, pitch)
         down, across = layer.window.stride
         if self.step is not None:
             return {
@@ -84,10 +91,11 @@ class Scheme:
             "y_step": down * pitch - (count - 1) * step,
         }
 
-    def post_fields(self, layer: Convolution, tile: Rectangle) -> dict[str, int]:
-        """Where a POST takes its values, and how many for an output."""
+    def post_fields(self, layer: Convolution, tile: Rectangle, pitch: int) -> dict[str, int]:
+        """Where a POST takes its values, and how many for an output; `pitch` words from row to row."""
         if self.source is Source.MATRIX:
-            return {"source": Source.MATRIX}
+            walked = {} if self.walk is None else self.walk.post_fields(tile, pitch)
+            return {"source": Source.MATRIX, **walked}
         fields = {"source": Source.BASIS, "single": int(self.name == "digits")}
         if self.step is not None:
             return {**fields, "x_count": 1, "y_count": tile.width, "y_step": 1}
@@ -121,6 +129,11 @@ def candidates(
             continue
         columns = scheme.tiles(0, len(layer.weight))
         longest = max(tile.fields["k_tiles"] for tile in columns)
+        drain = 1 if layer.sum is None else SUM_PERIOD
+        if scheme.walk is not None:
+            tiles, cost = scheme.walk.pixel_tiles(height, width, len(layer.weight), drain)
+            found.append(Candidate(scheme, tiles, cost))
+            continue
         needed = max(tile.needed for tile in columns) / config.rows
         spare = scheme.spare * max(1.0, needed / longest)
         tiles, cost = pixel_tiles(
@@ -132,7 +145,7 @@ def candidates(
             scheme.channels,
             scheme.inputs,
             1 + spare,
-            1 if layer.sum is None else SUM_PERIOD,
+            drain,
         )
         found.append(Candidate(scheme, tiles, cost))
     if not found:
@@ -183,6 +196,13 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
         tiles = weight_tiles.binary(layer, source, config)
         return [Scheme("xnor", config.cols, tiles, spare=_SPARE_BINARY)]
     kinds, factors, found = isa.kinds(config), layer.factors, []
+    if depthwise(layer, source, config):
+        # A sum reads the other tensor in the same steps from pixel to pixel, so by rows.
+        for down in (False,) if layer.sum is not None else (False, True):
+            walk = WindowWalk(layer.window, down, config)
+            if walk.possible:
+                tiles = weight_tiles.windows(layer, source, config, walk)
+                found.append(Scheme("windows down" if down else "windows", config.cols, tiles, walk=walk))
     if factors is None and Kind.DENSE in kinds:
         tiles = weight_tiles.dense(layer, source, config)
         found.append(Scheme("dense", config.cols, tiles))

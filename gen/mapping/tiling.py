@@ -114,11 +114,11 @@ def pixel_tiles(
         fewest_rows = -(-abs(height) // min(limit // row, MAX_COUNT))
         row_choices = range(fewest_rows, min(abs(height), fewest_rows + MORE_TILES) + 1)
         for row_parts in row_choices if height > 0 else (-height,):
-            sizes: dict[int, int] = {}
+            sizes: dict[tuple[int, int], int] = {}
             for _, tall in split(abs(height), row_parts):
                 for _, wide in split(width, column_parts):
                     pixels = tall * (inputs[0] * wide + inputs[1])
-                    sizes[pixels] = sizes.get(pixels, 0) + 1
+                    sizes[pixels, pixels] = sizes.get((pixels, pixels), 0) + 1
             cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels, drain)
             candidates.append((row_parts, column_parts, cost))
     enough = about_as_long * min(cost.cycles for _, _, cost in candidates)

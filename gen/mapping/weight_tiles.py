@@ -24,7 +24,9 @@ from popshift.firmware_py.weight_words import (
 from popshift.gen.graph import Convolution, Factors
 from popshift.gen.mapping import tiling
 from popshift.gen.mapping.digits import digits
+from popshift.gen.mapping.windows import WindowWalk
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
 from popshift.hw.isa import Kind, Lane
 from popshift.hw.numerics import BASIS_SIZE
 
@@ -130,6 +132,21 @@ def _with_zero_tap(weight: NDArray[np.integer], channels: int) -> NDArray[np.int
 
 def _each(tile: Callable[[int, int], ColumnTile], channels: int, start: int, stop: int) -> list[ColumnTile]:
     return [tile(first, min(first + channels, stop)) for first in range(start, stop, channels)]
+
+
+def windows(layer: Convolution, source: TensorLayout, config: AcceleratorConfig, walk: WindowWalk) -> Tiles:
+    """Int8 weights of a depthwise layer, a column for every channel of a plane."""
+    fields = {"kind": Kind.DENSE, "k_tiles": len(walk.passes())}
+    used = layer.weight[0, 0].size
+
+    def tile(start: int, stop: int) -> ColumnTile:
+        plane, before = divmod(start, source.period)
+        if before:  # only if the parameters of a plane do not fit their memory
+            raise ModelError("its channels cannot be cut within a plane", where=f"layer {layer.name}")
+        words = dense_words(config, walk.offsets(source, plane), walk.weights(layer.weight[start:stop]))
+        return ColumnTile(words.reshape(-1, config.weight_word_bytes), fields, used)
+
+    return partial(_each, tile, config.cols)
 
 
 # ---- binary ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class Accumulators(wiring.Component):
     Members
     -------
     valid, first, clear, half: one pixel's sums come `READ_AHEAD` cycles later at column tile 0, and a cycle
-        later for each further column tile; `first` restarts the pixel count.
+        later for each further column tile; `first`, with a valid pixel or before one, restarts the count.
     sums: one per column, skewed by column tile.
     drain_address, drain_chunk, drain_half: read `post_lanes` columns of the other half.
     drained: their values, `DRAIN_LATENCY` cycles later.
@@ -56,8 +56,8 @@ class Accumulators(wiring.Component):
         address = Signal(self._bits, reset_less=True)
         valid, clear, half = Signal(), Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [valid.eq(self.valid), clear.eq(self.clear), half.eq(self.half)]
-        with m.If(self.valid):
-            m.d.sync += address.eq(Mux(self.first, 0, address + 1))
+        with m.If(self.valid | self.first):
+            m.d.sync += address.eq(Mux(self.first, (~self.valid).replicate(len(address)), address + 1))
         wave = (valid, address, clear, half)
 
         stored: list[list[Signal]] = []

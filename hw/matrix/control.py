@@ -8,10 +8,13 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
-from popshift.hw.isa import Opcode
+from popshift.hw.isa import Kind, Opcode
+from popshift.hw.pipeline import registered
 
 FEEDER_FIELDS = ("kind", "k_tiles", "slice_tiles", "replays")
 """Fields of the instruction that the weight feeder needs, too."""
+WINDOW_FIELDS = ("windows", "x_first", "y_first")
+"""Fields of the instruction that the windows need, too."""
 
 
 def _bits(field: str) -> int:
@@ -26,11 +29,14 @@ class MatrixControl(wiring.Component):
 
     Members
     -------
-    command ports: see `command_members`. Illegal is a PE kind that does not exist.
+    command ports: see `command_members`. Illegal are a PE kind that does not exist and windows that are not
+        built, too wide, or of another kind than `DENSE`.
     weight_start, weight_base, weight_more, weight_ready, weight_again, kind, k_tiles, slice_tiles, replays:
         the feeder's.
     half_busy: In: per accumulator half, not yet drained.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
+    counted: the pixel issued has an accumulator. line: it is the first of a line. windows, x_first, y_first:
+        the instruction's, raw.
     clear: the pass does not add to what the accumulators hold. half: the half it works in.
     take: the half named by `take_half` is taken (from the next cycle on). last: the last pixel of a half's
         last pass.
@@ -53,6 +59,9 @@ class MatrixControl(wiring.Component):
                 "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
+                "counted": Out(1),
+                "line": Out(1),
+                **{name: Out(_bits(name)) for name in WINDOW_FIELDS},
                 "clear": Out(1),
                 "half": Out(1),
                 "take": Out(1),
@@ -81,7 +90,7 @@ class MatrixControl(wiring.Component):
         count = Signal(range(config.accumulator_depth + 1))
         clear, last_pass, half, next_half = Signal(), Signal(), Signal(), Signal()
 
-        end_of_pass, start = Signal(), Signal()
+        end_of_pass, start, counted = Signal(), Signal(), Signal()
         half_free = ~self.half_busy.bit_select(next_half, 1)
         m.d.comb += [
             end_of_pass.eq(streaming & x.last & y.last),
@@ -91,7 +100,7 @@ class MatrixControl(wiring.Component):
         with m.If(streaming):
             m.d.sync += [
                 address.eq(address + Mux(x.last, field("y_step"), field("x_step"))),
-                count.eq(count + 1),
+                count.eq(count + counted),
             ]
             x.advance()
             with m.If(x.last):
@@ -108,6 +117,7 @@ class MatrixControl(wiring.Component):
             ]
             with m.If(first_k):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
+        m.d.comb += counted.eq(self._counted(m, field, x, streaming, start))
         # Which pass is next can wait a cycle: its weights are not ready so soon.
         with m.If(first):
             m.d.sync += [first_k.eq(k.last), shifted.eq(address + field("again_step"))]
@@ -120,10 +130,14 @@ class MatrixControl(wiring.Component):
             for loop in (x, y, k, n):
                 loop.restart()
 
+        windows = field("windows")
+        legal = ~windows
+        if config.window_depth:
+            legal |= (field("kind") == Kind.DENSE) & (field("x_count") < config.window_depth)
         m.d.comb += [
             command.busy.eq(due | streaming),
-            command.legal.eq(Cat(field("kind") == kind for kind in isa.kinds(config)).any()),
-            *(getattr(self, name).eq(field(name)) for name in FEEDER_FIELDS),
+            command.legal.eq(Cat(field("kind") == kind for kind in isa.kinds(config)).any() & legal),
+            *(getattr(self, name).eq(field(name)) for name in (*FEEDER_FIELDS, *WINDOW_FIELDS)),
             self.weight_start.eq(command.start),
             self.weight_base.eq(field("weight_base")),
             self.weight_more.eq(due),
@@ -136,8 +150,25 @@ class MatrixControl(wiring.Component):
             self.take_half.eq(next_half),
             self.last.eq(end_of_pass & last_pass),
             self.outside.eq(streaming & (address >= config.activation_depth)),
-            self.overfull.eq(streaming & (count == config.accumulator_depth)),
+            self.counted.eq(counted),
+            self.line.eq(registered(m, start | (streaming & x.last), "line")),
+            self.overfull.eq(counted & (count == config.accumulator_depth)),
             self.wait_weights.eq(due & ~streaming & ~self.weight_ready),
             self.wait_accumulators.eq(due & ~streaming & self.weight_ready & first_k & ~half_free),
         ]
         return m
+
+    def _counted(self, m: Module, field, x: Loop, streaming: Signal, start: Signal):
+        """Whether the pixel issued has an accumulator."""
+        if not self._config.window_depth:
+            return streaming
+        waits = {axis: Signal(range(8), name=f"{axis}_wait", reset_less=True) for axis in "xy"}
+        ends = {axis: waits[axis] == 0 for axis in "xy"}
+        following = {axis: Mux(ends[axis], field(f"{axis}_every"), waits[axis] - 1) for axis in "xy"}
+        with m.If(x.last):
+            m.d.sync += [waits["x"].eq(field("x_first")), waits["y"].eq(following["y"])]
+        with m.Else():
+            m.d.sync += waits["x"].eq(following["x"])
+        with m.If(start):
+            m.d.sync += [waits[axis].eq(field(f"{axis}_first")) for axis in "xy"]
+        return streaming & (~field("windows") | (ends["x"] & ends["y"]))

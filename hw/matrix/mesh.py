@@ -2,13 +2,14 @@
 2021).
 """
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.matrix.pe import COLUMNS, pe_word
 from popshift.hw.matrix.pe.product import either, sum_registered
+from popshift.hw.matrix.windows import window_columns, window_members
 from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
@@ -42,6 +43,7 @@ class Mesh(wiring.Component):
     switch: skewed by row tile: from this cycle on the activations meet the weights loaded before.
     load: skewed by row tile: the row tile takes the weight row on `weights` (its first row first).
     weights: one row of `pe_word`, as row tile 0 and column tile 0 see it (the mesh skews it further).
+    taps, chosen: with ``window_depth``: see `popshift.hw.matrix.windows.Windows`.
     sums: one per column, skewed by column tile; `mesh_latency` cycles behind the activations of row tile 0.
     """
 
@@ -54,6 +56,7 @@ class Mesh(wiring.Component):
                 "load": In(config.mesh_rows),
                 "weights": In(data.ArrayLayout(pe_word(config), config.cols)),
                 "sums": Out(data.ArrayLayout(signed(config.psum_bits), config.cols)),
+                **(window_members(config) if config.window_depth else {}),
             }
         )
 
@@ -74,7 +77,7 @@ class Mesh(wiring.Component):
                         tile,
                         config,
                         self._technology,
-                        activations=activations,
+                        activations=self._seen(tile, activations, i, j, c),
                         weight=weights[j][c],
                         switch=switch,
                         load=load,
@@ -95,6 +98,18 @@ class Mesh(wiring.Component):
             for c, value in enumerate(column):
                 m.d.comb += self.sums[j * config.tile_cols + c].eq(value)
         return m
+
+    def _seen(self, tile: Module, activations: list[Signal], i: int, j: int, c: int) -> list[Signal]:
+        """What the rows of column c of tile (i, j) multiply."""
+        config = self._config
+        column, first = j * config.tile_cols + c, i * config.tile_rows
+        if not config.window_depth or column >= window_columns(config):
+            return activations
+        seen = [*activations]
+        for r, tap in enumerate(list(self.taps[column])[first : first + config.tile_rows]):
+            seen[r] = Signal.like(activations[r], name=f"seen_{c}_{r}")
+            tile.d.comb += seen[r].eq(Mux(self.chosen[i][j], tap, activations[r]))
+        return seen
 
     def _skewed_weights(self, m: Module) -> list[list[Signal]]:
         """The weights of each column tile, delayed by its distance from the left edge."""

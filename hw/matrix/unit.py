@@ -12,6 +12,7 @@ from popshift.hw.matrix.control import FEEDER_FIELDS, MatrixControl
 from popshift.hw.matrix.feeder import MESH_BEHIND_GATHER, WeightFeeder, weight_word, weights_latency
 from popshift.hw.matrix.gather import RowGather
 from popshift.hw.matrix.mesh import Mesh, mesh_latency
+from popshift.hw.matrix.windows import Windows
 from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.pipeline import delayed
 from popshift.hw.tech.portable import Portable
@@ -121,6 +122,18 @@ class MatrixUnit(wiring.Component):
         switches = [switch]
         for i in range(1, config.mesh_rows):
             switches.append(delayed(m, switches[-1], 1, f"switch_tile_{i}", reset=True))
+        if config.window_depth:
+            m.submodules.windows = windows = Windows(config=config)
+            m.d.comb += [
+                windows.activations.eq(self.activations),
+                windows.line.eq(delayed(m, control.line, PIXEL_TO_ACTIVATION - 1, "line", reset=True)),
+                windows.used.eq(delayed(m, control.windows, PIXEL_TO_ACTIVATION - 1, "windows", reset=True)),
+                mesh.taps.eq(windows.taps),
+                mesh.chosen.eq(windows.chosen),
+            ]
+            for name in ("x_first", "y_first"):
+                value = delayed(m, getattr(control, name), PIXEL_TO_ACTIVATION - 1, name)
+                m.d.comb += getattr(windows, name).eq(value)
         m.d.comb += [
             mesh.activations.eq(self.activations),
             mesh.switch.eq(Cat(*switches)),
@@ -129,7 +142,7 @@ class MatrixUnit(wiring.Component):
             accumulators.sums.eq(mesh.sums),
         ]
         for name in ("valid", "first", "clear", "half"):
-            source = control.switch if name == "first" else getattr(control, name)
+            source = getattr(control, {"first": "switch", "valid": "counted"}.get(name, name))
             m.d.comb += getattr(accumulators, name).eq(
                 delayed(m, source, pixel_to_accumulator(config), name, reset=name == "valid")
             )

@@ -81,7 +81,7 @@ def test_the_last_drain_is_kept_short_if_that_is_worth_it():
     config = load_config("a16")
     tiles, cost = tiling.pixel_tiles(16, 16, 2, 16, config, config.cols)
     assert len(tiles) > 1 and min(tile.pixels for tile in tiles) >= config.rows + 2
-    single = ConvolutionCost.of({256: 1}, 2, 16, config, config.cols)
+    single = ConvolutionCost.of({(256, 256): 1}, 2, 16, config, config.cols)
     assert cost.cycles < single.cycles / tiling.ABOUT_AS_LONG
     tiles, cost = tiling.pixel_tiles(16, 16, 36, 64, config, config.cols)
     assert len(tiles) == 1 and cost.cycles < 1.02 * cost.matrix

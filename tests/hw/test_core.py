@@ -97,8 +97,17 @@ def test_core_equals_executor(changes):
             **{"rows": 4, "cols": 16, "tile_cols": 4, "post_lanes": 4, "pe_kinds": ["mul", "shift", "xnor"]},
             **{"rebuild": True, "multiplier_stages": 4, "requantise": "compact"},
         },
+        {"rows": 12, "cols": 12, "tile_rows": 4, "tile_cols": 2, "post_lanes": 2, "window_depth": 32},
+        {"rows": 8, "cols": 4, "tile_rows": 8, "tile_cols": 4, "post_lanes": 2, "window_depth": 64},
+        {
+            **{"rows": 4, "cols": 8, "tile_rows": 2, "tile_cols": 1, "pe_kinds": ["xnor", "mul"]},
+            **{"rebuild": True, "window_depth": 32},
+        },
     ],
-    ids=["everything", "rebuild", "shift", "xnor", "xnor, a byte at once", "xnor and all others"],
+    ids=[
+        *("everything", "rebuild", "shift", "xnor", "xnor, a byte at once", "xnor and all others"),
+        *("windows", "windows of two lines", "windows of one line and others"),
+    ],
 )
 def test_core_equals_executor_on_random_programs(changes):
     """Instructions of every kind and source; the activation memory is small enough to be compared whole."""
@@ -111,6 +120,8 @@ def test_core_equals_executor_on_random_programs(changes):
     used = {item["kind"] for item in program if item.opcode is Opcode.MATRIX}
     drained = {item["source"] for item in program if item.opcode is Opcode.POST}
     assert used == set(isa.kinds(config)) and (Source.BASIS in drained) == config.has_basis
+    windows = {item["windows"] for item in program if item.opcode is Opcode.MATRIX}
+    assert windows == ({0, 1} if config.window_depth else {0})
     packed = {isa.packs(item, config) for item in program if item.opcode is Opcode.POST}
     assert packed == ({False, True} if config.has_packing else {False})
     machine = Machine(config, check_hazards=True)

@@ -44,6 +44,9 @@ DEVICES = {
     "xnor and all others": _SMALL.replace(
         rows=8, cols=16, tile_cols=4, post_lanes=2, pe_kinds=["mul", "shift", "xnor"], rebuild=True
     ),
+    "windows": _SMALL.replace(
+        rows=9, cols=9, tile_rows=3, tile_cols=3, post_lanes=3, window_depth=32, requantise="compact"
+    ),
 }
 
 
