@@ -19,7 +19,7 @@ class Accumulators(wiring.Component):
     """Read, add, write: ``half[pixel] = (clear ? 0 : half[pixel]) + sum``, pixels counted from 0 in every
     pass.
 
-    A pixel may be visited again 5 cycles later.
+    A pixel may be visited again `REVISIT` cycles later.
 
     Members
     -------
@@ -31,6 +31,7 @@ class Accumulators(wiring.Component):
     """
 
     DRAIN_LATENCY = Ram.LATENCY + 2
+    REVISIT = WRITE_BEHIND
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._config, self._technology = config, technology

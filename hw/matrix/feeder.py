@@ -9,6 +9,7 @@ from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, Ac
 from popshift.hw.control.loops import Loop
 from popshift.hw.isa import Kind
 from popshift.hw.matrix import rebuild
+from popshift.hw.matrix.accumulators import Accumulators
 from popshift.hw.matrix.pe import pe_word
 from popshift.hw.matrix.pe.shift import decoded
 from popshift.hw.matrix.rebuild import Rebuild
@@ -27,12 +28,16 @@ def weights_latency(config: AcceleratorConfig) -> int:
 
 
 def issue_to_ready(config: AcceleratorConfig) -> int:
-    """Cycles from the read of a tile's last row until the pass that uses it may be started.
+    """Cycles from the read of a tile's last row until the pass that uses it may be started; -1: in the cycle
+    before.
 
-    Two for the offsets to arrive; passes of an array with a single row would then follow each other faster
-    than the accumulators can add to the same pixel, so there it is three. More if the weights come later.
+    Two for the offsets to arrive, more if the weights come later; but every row tile works a cycle later than
+    the one above, and their rows are loaded last. Not so soon that passes of few rows would follow each other
+    faster than the accumulators can add to the same pixel, nor before it is known whether a tile is replayed.
     """
-    return (3 if config.rows == 1 else 2) + max(0, weights_latency(config) - MESH_BEHIND_GATHER)
+    arrival = max(MESH_BEHIND_GATHER, weights_latency(config)) - 1
+    for_accumulators = Accumulators.REVISIT - 1 - config.rows
+    return max(-1, arrival - (config.mesh_rows - 1), for_accumulators, 1 if config.rebuild else -1)
 
 
 def load_cycles(config: AcceleratorConfig, *, slice_begins: bool = False) -> int:
@@ -107,10 +112,6 @@ class WeightFeeder(wiring.Component):
         loading, free, full, finish = Signal(), Signal(), Signal(), Signal()
         basis, replaying, turn = self._slices(m, loading, finish)
 
-        with m.If(self.start):
-            m.d.sync += [address.eq(self.base), free.eq(1), full.eq(0)]
-        with m.If(self.switched):
-            m.d.sync += [free.eq(1), full.eq(0)]
         m.d.comb += loading.eq(free & self.more)
         with m.If(loading & ~replaying):
             m.d.sync += address.eq(address + 1)
@@ -121,8 +122,12 @@ class WeightFeeder(wiring.Component):
                 with m.If(tile == config.mesh_rows - 1):
                     m.d.sync += [tile.eq(0), free.eq(0)]
                     m.d.comb += finish.eq(1)
-        with m.If(delayed(m, finish, issue_to_ready(config) - 1, "finished", reset=True)):
+        with m.If(self._almost_loaded(m, loading & ~basis, row, tile, finish)):
             m.d.sync += full.eq(1)
+        with m.If(self.switched):
+            m.d.sync += [free.eq(1), full.eq(0)]
+        with m.If(self.start):
+            m.d.sync += [address.eq(self.base), free.eq(1), full.eq(0)]
         m.d.comb += [
             self.ready.eq(full & ~self.switched),
             self.reading.eq(loading & ~replaying),
@@ -146,6 +151,14 @@ class WeightFeeder(wiring.Component):
             self._coefficients(m, self.read_data.payload)
             self._binary(m, self.read_data)
         return m
+
+    def _almost_loaded(self, m: Module, reading, row: Signal, tile: Signal, finish: Signal):
+        """The cycle before the one in which a tile is `ready`."""
+        config, behind = self._config, issue_to_ready(self._config) - 1
+        if behind >= 0:
+            return delayed(m, finish, behind, "finished", reset=True)
+        last_tile, last_row = divmod(config.rows - 1 + behind, config.tile_rows)
+        return reading & (row == last_row) & (tile == last_tile)
 
     def _slices(self, m: Module, loading: Signal, finish: Signal) -> tuple[Signal, Signal, Signal]:
         """Where in a slice it is: bases are to be read; a tile is replayed, for the how manieth time."""

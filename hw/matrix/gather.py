@@ -21,8 +21,8 @@ class RowGather(wiring.Component):
     -------
     pixel, pixel_valid: address of the current output pixel's first tap.
     switch: one cycle before the first pixel of a pass: its offsets become active.
-    load, load_tile, load_offset: a weight row arrives for this row tile (`load_tile`), with this offset.
-    load_tiles: out: `load` for every row tile, skewed; the mesh loads its weights with it.
+    load, load_tile, load_offset: a weight row arrives for this row tile (`load_tile`), with this offset; not
+        skewed. load_tiles: out: `load` for every row tile; the mesh loads its weights with it.
     common, common_address: all banks read this address instead.
     addresses: one per bank.
     outside: an address lay outside the memory (for a cycle, some cycles later).
@@ -53,17 +53,15 @@ class RowGather(wiring.Component):
         bits = address_bits(config)
         beyond = Signal()  # checked once, as the row is loaded
         m.d.sync += beyond.eq(self.load & (self.load_offset[bits:] != 0))
-        strobes = Cat(self.pixel_valid, self.switch, self.load)
-        values = (self.pixel, self.load_tile, self.load_offset[:bits])
+        strobes, pixel = Cat(self.pixel_valid, self.switch), self.pixel
+        offset = self.load_offset[:bits]
         outside = beyond
         for i in range(config.mesh_rows):
             if i:
                 strobes = registered(m, strobes, f"strobes_{i}", reset=True)
-                names = (f"pixel_{i}", f"tile_{i}", f"offset_{i}")
-                values = tuple(registered(m, x, name) for x, name in zip(values, names, strict=True))
-            valid, switch, load = strobes
-            pixel, tile, offset = values
-            m.d.comb += self.load_tiles[i].eq(load & (tile == i))
+                pixel = registered(m, pixel, f"pixel_{i}")
+            valid, switch = strobes
+            m.d.comb += self.load_tiles[i].eq(self.load & (self.load_tile == i))
             rows = range(i * config.tile_rows, (i + 1) * config.tile_rows)
             shadow = [Signal(bits, name=f"shadow_{row}", reset_less=True) for row in rows]
             active = [Signal(bits, name=f"active_{row}", reset_less=True) for row in rows]

@@ -34,15 +34,16 @@ class Mesh(wiring.Component):
     """`rows` x `cols` PEs in tiles of `tile_rows` x `tile_cols`.
 
     Everything is one wavefront: what enters row tile i must come i cycles after row tile 0; column tile j
-    answers j cycles after column tile 0. Inside, activations and control move right, weights and partial sums
-    down, a register per tile.
+    answers j cycles after column tile 0. Inside, activations and control move right and partial sums down, a
+    register per tile. Weights go to all row tiles at once: those of a lower one may come after the pass that
+    uses them has begun above.
 
     Members
     -------
     activations: one byte per row, skewed by row tile.
     switch: skewed by row tile: from this cycle on the activations meet the weights loaded before.
-    load: skewed by row tile: the row tile takes the weight row on `weights` (its first row first).
-    weights: one row of `pe_word`, as row tile 0 and column tile 0 see it (the mesh skews it further).
+    load: the row tile takes the weight row on `weights` (its first row first).
+    weights: one row of `pe_word`, as column tile 0 sees it (the mesh skews it further).
     taps, chosen: with ``window_depth``: see `popshift.hw.matrix.windows.Windows`.
     sums: one per column, skewed by column tile; `mesh_latency` cycles behind the activations of row tile 0.
     """
@@ -90,10 +91,6 @@ class Mesh(wiring.Component):
                         registered(tile, value, f"activation_{r}") for r, value in enumerate(activations)
                     ]
                     switch, load = registered(tile, switch, "switch"), registered(tile, load, "load")
-                if i + 1 < config.mesh_rows:
-                    weights[j] = [
-                        registered(tile, value, f"weight_down_{c}") for c, value in enumerate(weights[j])
-                    ]
         for j, column in enumerate(sums):
             for c, value in enumerate(column):
                 m.d.comb += self.sums[j * config.tile_cols + c].eq(value)

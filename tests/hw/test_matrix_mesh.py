@@ -67,12 +67,7 @@ def sums_of(config: AcceleratorConfig, passes: list[tuple[np.ndarray, np.ndarray
     """
     mesh = Mesh(config=config, technology=TECHNOLOGIES["simulated"]())
     seen: list[list[int]] = []
-    # One row after the other into its tile; the mesh moves weights down a tile a cycle.
-    loading = [
-        (row, row // config.tile_rows, wait)
-        for row in range(config.rows)
-        for wait in range(row // config.tile_rows + 1)
-    ]
+    loading = [(row, row // config.tile_rows) for row in range(config.rows)]  # one after the other
     settled = config.mesh_cols + config.mesh_rows
     waves = np.concatenate([waves for _, waves in passes])
     switches = [0, *itertools.accumulate(len(waves) for _, waves in passes)][: len(passes)]
@@ -81,10 +76,10 @@ def sums_of(config: AcceleratorConfig, passes: list[tuple[np.ndarray, np.ndarray
         assert not index or start + len(loading) + settled <= switch, "too few waves to load meanwhile"
 
     def load(ctx, step: int, words: np.ndarray) -> None:
-        row, tile, wait = loading[step]
+        row, tile = loading[step]
         for c in range(config.cols):
             ctx.set(mesh.weights[c].as_value(), int(words[row, c]))
-        ctx.set(mesh.load, (1 << tile) if wait == tile else 0)
+        ctx.set(mesh.load, 1 << tile)
 
     async def bench(ctx):
         for step in range(len(loading)):
