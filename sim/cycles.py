@@ -24,6 +24,7 @@ from popshift.hw.isa import (
     unit_of,
 )
 from popshift.hw.matrix import feeder
+from popshift.hw.matrix.control import PASS_TO_IDLE
 from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.post.control import RELEASE_LATENCY
@@ -72,6 +73,8 @@ class _Model:
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         self._halves = _Halves()
+        self._streamed = 0
+        """The cycle in which the matrix unit issues the last pixel of all passes so far."""
         self._jobs: dict[Opcode, _Job] = {}
         self._work: dict[Opcode, Iterator[bool]] = {}
 
@@ -129,8 +132,7 @@ class _Model:
         later = max(0, slices - 1)  # slices that begin within a half
         rest_of_half = later * with_bases + (item["k_tiles"] - 1 - later) * plain
         may_start = job.start + feeder.load_cycles(config, slice_begins=slices > 0)
-        may_start += feeder.issue_to_ready(config)
-        start = may_start
+        start = may_start = max(may_start + feeder.issue_to_ready(config), self._streamed)
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:
                 yield False
@@ -138,8 +140,9 @@ class _Model:
             start = max(may_start, free) + rest_of_half
             may_start = start + next_half
             halves.full.append(start + pixels + last_to_full(config))
+            self._streamed = start + pixels
             yield True
-        job.idle = start + pixels + 1
+        job.idle = start + PASS_TO_IDLE
         yield True
 
     def _post(self, job: _Job) -> Iterator[bool]:

@@ -15,9 +15,12 @@ class Loop:
         self._left = Signal(len(limit), name=f"{name}_left", reset_less=True)
         self.last = Signal(name=f"{name}_last")
 
-    def restart(self) -> None:
-        """Begin with the first round."""
-        self._m.d.sync += [self._left.eq(self._limit), self.last.eq(self._limit == 0)]
+    def restart(self, limit=None) -> None:
+        """Begin with the first round; with `limit`, if what the loop was made with is only about to have this
+        value.
+        """
+        limit = self._limit if limit is None else limit
+        self._m.d.sync += [self._left.eq(limit), self.last.eq(limit == 0)]
 
     def advance(self) -> None:
         """Go on to the next round; after the last one to the first."""

@@ -15,6 +15,10 @@ FEEDER_FIELDS = ("kind", "k_tiles", "slice_tiles", "replays")
 """Fields of the instruction that the weight feeder needs, too."""
 WINDOW_FIELDS = ("windows", "x_first", "y_first")
 """Fields of the instruction that the windows need, too."""
+PASS_TO_IDLE = 2
+"""Cycles from the start of an instruction's last pass until the unit is idle."""
+_STREAM_FIELDS = ("x_count", "y_count", "x_step", "y_step", *WINDOW_FIELDS, "x_every", "y_every")
+"""Fields that are needed as long as pixels are issued."""
 
 
 def _bits(field: str) -> int:
@@ -25,7 +29,9 @@ class MatrixControl(wiring.Component):
     """Issues one pixel a cycle; starts a pass when its weights are loaded and, for a first pass, an
     accumulator half is empty.
 
-    Passes follow each other without a pause if these conditions hold during the last pixel of the one before.
+    Passes follow each other without a pause if these conditions hold during the last pixel of the one before,
+    also from one instruction to the next: the unit is idle when an instruction's last pass has begun, and of
+    what that needs there is a copy.
 
     Members
     -------
@@ -82,7 +88,8 @@ class MatrixControl(wiring.Component):
         field = command.field
 
         due, streaming, first = Signal(), Signal(), Signal()
-        x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
+        stream = {name: Signal.like(field(name), name=f"stream_{name}") for name in _STREAM_FIELDS}
+        x, y = Loop(m, stream["x_count"], "x"), Loop(m, stream["y_count"], "y")
         k, n = Loop(m, field("k_tiles"), "k"), Loop(m, field("n_tiles"), "n")
         first_k = Signal()  # the next pass is the first of a half
         address = Signal(len(field("base")), reset_less=True)
@@ -99,7 +106,7 @@ class MatrixControl(wiring.Component):
         m.d.sync += first.eq(start)
         with m.If(streaming):
             m.d.sync += [
-                address.eq(address + Mux(x.last, field("y_step"), field("x_step"))),
+                address.eq(address + Mux(x.last, stream["y_step"], stream["x_step"])),
                 count.eq(count + counted),
             ]
             x.advance()
@@ -114,10 +121,13 @@ class MatrixControl(wiring.Component):
                 count.eq(0),
                 clear.eq(first_k),
                 last_pass.eq(k.last),
+                *(copy.eq(field(name)) for name, copy in stream.items()),
             ]
+            x.restart(field("x_count"))
+            y.restart(field("y_count"))
             with m.If(first_k):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
-        m.d.comb += counted.eq(self._counted(m, field, x, streaming, start))
+        m.d.comb += counted.eq(self._counted(m, field, stream, x, streaming, start))
         # Which pass is next can wait a cycle: its weights are not ready so soon.
         with m.If(first):
             m.d.sync += [first_k.eq(k.last), shifted.eq(address + field("again_step"))]
@@ -127,7 +137,7 @@ class MatrixControl(wiring.Component):
                 m.d.sync += due.eq(~n.last)
         with m.If(command.start):
             m.d.sync += [due.eq(1), first_k.eq(1)]
-            for loop in (x, y, k, n):
+            for loop in (k, n):
                 loop.restart()
 
         windows = field("windows")
@@ -135,9 +145,10 @@ class MatrixControl(wiring.Component):
         if config.window_depth:
             legal |= (field("kind") == Kind.DENSE) & (field("x_count") < config.window_depth)
         m.d.comb += [
-            command.busy.eq(due | streaming),
+            command.busy.eq(due),
             command.legal.eq(Cat(field("kind") == kind for kind in isa.kinds(config)).any() & legal),
-            *(getattr(self, name).eq(field(name)) for name in (*FEEDER_FIELDS, *WINDOW_FIELDS)),
+            *(getattr(self, name).eq(field(name)) for name in FEEDER_FIELDS),
+            *(getattr(self, name).eq(stream[name]) for name in WINDOW_FIELDS),
             self.weight_start.eq(command.start),
             self.weight_base.eq(field("weight_base")),
             self.weight_more.eq(due),
@@ -158,17 +169,17 @@ class MatrixControl(wiring.Component):
         ]
         return m
 
-    def _counted(self, m: Module, field, x: Loop, streaming: Signal, start: Signal):
+    def _counted(self, m: Module, field, stream: dict, x: Loop, streaming: Signal, start: Signal):
         """Whether the pixel issued has an accumulator."""
         if not self._config.window_depth:
             return streaming
         waits = {axis: Signal(range(8), name=f"{axis}_wait", reset_less=True) for axis in "xy"}
         ends = {axis: waits[axis] == 0 for axis in "xy"}
-        following = {axis: Mux(ends[axis], field(f"{axis}_every"), waits[axis] - 1) for axis in "xy"}
+        following = {axis: Mux(ends[axis], stream[f"{axis}_every"], waits[axis] - 1) for axis in "xy"}
         with m.If(x.last):
-            m.d.sync += [waits["x"].eq(field("x_first")), waits["y"].eq(following["y"])]
+            m.d.sync += [waits["x"].eq(stream["x_first"]), waits["y"].eq(following["y"])]
         with m.Else():
             m.d.sync += waits["x"].eq(following["x"])
         with m.If(start):
             m.d.sync += [waits[axis].eq(field(f"{axis}_first")) for axis in "xy"]
-        return streaming & (~field("windows") | (ends["x"] & ends["y"]))
+        return streaming & (~stream["windows"] | (ends["x"] & ends["y"]))
