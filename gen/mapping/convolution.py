@@ -90,6 +90,8 @@ def _sections(
     """The sections of one way to execute it; `other`: the tensor that is added."""
     layout, scheme = source.layout, choice.scheme
     channels = layer.weight.shape[0]
+    if scheme.pixels > 1 and target.layout.planes > 1:
+        raise ModelError("its output takes more than one plane", where=f"layer {layer.name}")
     edges = without_edges(choice.pixels)
     if layout.bits:
         edges = plan_edges(layer.window, layout.shape[1:], choice.pixels)
@@ -122,6 +124,8 @@ def _sections(
         start, stop = chosen
         pixels = sum(region.rectangle.pixels for region in piece)
         lanes = parameters[start:stop]
+        if scheme.pixels > 1:
+            lanes = [*lanes, *[Lane()] * (scheme.channels - len(lanes))] * scheme.pixels
         packed_parameters = _parameters(config, layer, other, target, columns, lanes, edges, chosen)
         sections.append(
             Section(
@@ -287,9 +291,9 @@ def _instructions(
             parameter_base=_words_in_front(layer) * (region.table + 1) + tables,
             edges=region.edges,
             class_words=class_words if region.edges else 0,
-            **place,
+            **{**place, **scheme.groups(config)},
             **rectangle,
-            **_addend(layer, other, tile, plane, channels[0], config),
+            **_addend(layer, other, tile, plane, channels[0], config, scheme),
         )
         items += [matrices[0], *(fills if not items else []), post, *matrices[1:]]
     return items
@@ -302,11 +306,12 @@ def _addend(
     plane: int,
     first: int,
     config: AcceleratorConfig,
+    scheme: Scheme,
 ) -> dict[str, int]:
     """Fields of an ADD that no POST has, for channels from `first` on."""
     if layer.sum is None or other is None:
         return {}
-    steps = post_rectangle(other, tile, plane)
+    steps = {**post_rectangle(other, tile, plane), **scheme.post_fields(layer, tile, other.layout.row_pitch)}
     return {
         "inner_zero_point": layer.sum.result.zero_point,
         "inner_low": layer.requantisation.low,
@@ -369,9 +374,9 @@ def _details(
     ]
     return {
         "unit": "matrix",
-        "weights": number * layer.weight[0].size,
+        "weights": number * layer.weight[0].size * choice.scheme.pixels,
         "least_passes": passes
-        if choice.scheme.walk is not None
+        if choice.scheme.walk is not None or choice.scheme.pixels > 1
         else sum(-(-rows // config.rows) for rows in rows_of_filters),
         "execution": choice.scheme.name,
         "input_period": source.layout.period,

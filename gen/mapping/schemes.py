@@ -1,6 +1,7 @@
 """Ways to execute a convolution on the matrix unit, and the choice among them.
 
 * ``dense``: int8 weights in ``mul`` PEs.
+* ``dense, n pixels``: the same for few channels: other columns have the same filters for the pixels beside.
 * ``rebuild``: SmartDeal weights, rebuilt by the weight feeder, in ``mul`` PEs. A row of coefficients serves
   three passes, one for each of its weights.
 * ``rebuild by tap``: the same with a row of coefficients for every weight, where the array has more rows than
@@ -24,7 +25,7 @@ from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Tensor
 from popshift.gen.mapping import weight_tiles
 from popshift.gen.mapping.cost import ConvolutionCost
-from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle, pixel_tiles
+from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle, pixel_tiles, scaled
 from popshift.gen.mapping.weight_tiles import ColumnTile, Walk
 from popshift.gen.mapping.windows import WindowWalk, depthwise
 from popshift.hw import isa
@@ -54,6 +55,7 @@ class Scheme:
     tiles: makes the column tiles of output channels ``start .. stop - 1``.
     step: distance of the inputs of a pixel, if every pixel has its own, else None.
     walk: how pixels are streamed to columns that keep windows.
+    pixels: neighbours in a row of the output whose filters are side by side, `channels` columns each.
     spare: cycles that may be spent for reading the weights less often, as a share of what the layer would
         take without zero rows.
     """
@@ -64,6 +66,7 @@ class Scheme:
     inputs: tuple[int, int] = (1, 0)
     step: int | None = None
     walk: WindowWalk | None = None
+    pixels: int = 1
     spare: float = ABOUT_AS_LONG - 1
 
     @property
@@ -82,8 +85,8 @@ class Scheme:
                 "y_count": tile.width,
                 "y_step": across - (BASIS_SIZE - 1) * self.step,
             }
-        count = self.inputs[0] * tile.width + self.inputs[1]
-        step = 1 if self.name == "factored" else across
+        count = self.inputs[0] * tile.width // self.pixels + self.inputs[1]
+        step = 1 if self.name == "factored" else across * self.pixels
         return {
             "x_count": count,
             "x_step": step,
@@ -95,11 +98,25 @@ class Scheme:
         """Where a POST takes its values, and how many for an output; `pitch` words from row to row."""
         if self.source is Source.MATRIX:
             walked = {} if self.walk is None else self.walk.post_fields(tile, pitch)
-            return {"source": Source.MATRIX, **walked}
+            return {"source": Source.MATRIX, **walked, **self._beside(tile, pitch)}
         fields = {"source": Source.BASIS, "single": int(self.name == "digits")}
         if self.step is not None:
             return {**fields, "x_count": 1, "y_count": tile.width, "y_step": 1}
         return {**fields, "stride": layer.window.stride[1] if self.name == "factored" else 1}
+
+    def groups(self, config: AcceleratorConfig) -> dict[str, int]:
+        """Of a POST: each pixel's channels are written like a plane, one word behind the other's."""
+        if self.pixels == 1:
+            return {}
+        of_pixel = self.channels // config.post_lanes
+        return {"period": of_pixel, "chunks": self.pixels * of_pixel}
+
+    def _beside(self, tile: Rectangle, pitch: int) -> dict[str, int]:
+        if self.pixels == 1:
+            return {}
+        count = tile.width // self.pixels
+        moved = (count - 1) * self.pixels
+        return {"x_count": count, "x_step": self.pixels, "y_step": pitch - moved, "plane_step": 1}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,8 +139,8 @@ def candidates(
     """
     found: list[Candidate] = []
     _, height, width = target.shape
-    for scheme in _schemes(layer, source, config):
-        if target.bits and not (config.has_packing and scheme.source is Source.MATRIX):
+    for scheme in _schemes(layer, source, width, config):
+        if target.bits and not (scheme.pixels == 1 and config.has_packing and scheme.source is Source.MATRIX):
             continue
         if layer.sum is not None and scheme.source is not Source.MATRIX:
             continue
@@ -138,15 +155,16 @@ def candidates(
         spare = scheme.spare * max(1.0, needed / longest)
         tiles, cost = pixel_tiles(
             height if scheme.step is None else -height,
-            width,
+            width // scheme.pixels,
             longest,
-            len(layer.weight),
+            scheme.pixels * scheme.channels if scheme.pixels > 1 else len(layer.weight),
             config,
-            scheme.channels,
+            scheme.pixels * scheme.channels,
             scheme.inputs,
             1 + spare,
             drain,
         )
+        tiles = [scaled(tile, scheme.pixels) for tile in tiles]
         found.append(Candidate(scheme, tiles, cost))
     if not found:
         raise _impossible(layer, source, target, config)
@@ -188,14 +206,14 @@ def obstacles(layer: Convolution, source: TensorLayout, config: AcceleratorConfi
     return found
 
 
-def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -> list[Scheme]:
-    """All that are possible, the preferred first."""
+def _schemes(layer: Convolution, source: TensorLayout, width: int, config: AcceleratorConfig) -> list[Scheme]:
+    """All that are possible for an output `width` pixels wide, the preferred first."""
     if source.bits:
         if not config.has_packing:
             return []
         tiles = weight_tiles.binary(layer, source, config)
         return [Scheme("xnor", config.cols, tiles, spare=_SPARE_BINARY)]
-    kinds, factors, found = isa.kinds(config), layer.factors, []
+    kinds, factors, found = isa.kinds(config), layer.factors, list[Scheme]()
     if depthwise(layer, source, config):
         # A sum reads the other tensor in the same steps from pixel to pixel, so by rows.
         for down in (False,) if layer.sum is not None else (False, True):
@@ -206,6 +224,7 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
     if factors is None and Kind.DENSE in kinds:
         tiles = weight_tiles.dense(layer, source, config)
         found.append(Scheme("dense", config.cols, tiles))
+        found += _side_by_side(layer, source, width, config)
     walk = None if factors is None else Walk.of(layer, factors, source)
     if factors is not None and walk is not None and Kind.REBUILD in kinds:
         tiles = weight_tiles.rebuilt(factors, walk, source, config)
@@ -236,6 +255,27 @@ def _schemes(layer: Convolution, source: TensorLayout, config: AcceleratorConfig
         digits = weight_tiles.as_digits(_without_groups(layer), source, config, channels)
         found.append(Scheme("digits", channels, digits))
     return found
+
+
+def _side_by_side(
+    layer: Convolution, source: TensorLayout, width: int, config: AcceleratorConfig
+) -> list[Scheme]:
+    """As many pixels as there is room for, or fewer: a row must be whole."""
+    lanes = config.post_lanes
+    channels = -(-len(layer.weight) // lanes) * lanes
+    most = min(config.cols // channels, config.parameter_depth // (channels // lanes) - isa.ADDEND_WORDS)
+    if layer.groups > 1 or layer.window.dilation[1] > 1:
+        return []
+    return [
+        Scheme(
+            f"dense, {pixels} pixels",
+            channels,
+            weight_tiles.side_by_side(layer, source, config, pixels, channels),
+            pixels=pixels,
+        )
+        for pixels in range(2, most + 1)
+        if width % pixels == 0
+    ]
 
 
 def _without_groups(layer: Convolution) -> Convolution:

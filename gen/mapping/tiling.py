@@ -36,6 +36,11 @@ class Rectangle:
         return self.height * self.width
 
 
+def scaled(tile: Rectangle, pixels: int) -> Rectangle:
+    """With `pixels` for each of its columns."""
+    return Rectangle(tile.y, tile.x * pixels, tile.height, tile.width * pixels)
+
+
 def row_tile_count(channels: int, kernel_taps: int, period: int, copies: int) -> int:
     """Row tiles that a convolution over `channels` needs: the fullest bank of a copy decides."""
     fullest = -(-channels // period) * kernel_taps

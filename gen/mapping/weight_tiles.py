@@ -4,6 +4,7 @@ A column tile is what one accumulator half gets: all passes for as many output c
 Every scheme here gives a function that makes the column tiles of a range of output channels.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,23 @@ def _with_zero_tap(weight: NDArray[np.integer], channels: int) -> NDArray[np.int
 
 def _each(tile: Callable[[int, int], ColumnTile], channels: int, start: int, stop: int) -> list[ColumnTile]:
     return [tile(first, min(first + channels, stop)) for first in range(start, stop, channels)]
+
+
+def side_by_side(
+    layer: Convolution, source: TensorLayout, config: AcceleratorConfig, pixels: int, channels: int
+) -> Tiles:
+    """Int8 weights of all filters, `channels` columns for each of `pixels` neighbours: the filters of each
+    lie a stride further right in the window of all.
+    """
+    outputs, inputs, tall, wide = layer.weight.shape
+    right = layer.window.stride[1]
+    weight = np.zeros((pixels, channels, inputs, tall, wide + (pixels - 1) * right), layer.weight.dtype)
+    for pixel in range(pixels):
+        weight[pixel, :outputs, :, :, pixel * right : pixel * right + wide] = layer.weight
+    weight = weight.reshape(pixels * channels, *weight.shape[2:])
+    window = dataclasses.replace(layer.window, kernel=weight.shape[2:])
+    tiles = dense(dataclasses.replace(layer, weight=weight, window=window), source, config)
+    return lambda start, stop: tiles(0, len(weight))
 
 
 def windows(layer: Convolution, source: TensorLayout, config: AcceleratorConfig, walk: WindowWalk) -> Tiles:

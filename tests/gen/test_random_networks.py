@@ -18,11 +18,14 @@ _MEMORIES = {"activation_depth": 8192, "weight_depth": 2048, "parameter_depth": 
 _TINY = load_config("tiny").replace(**_MEMORIES)
 ARRAYS = {
     "tiny": _TINY,
-    "tall": _TINY.replace(rows=12, cols=4, tile_rows=6, post_lanes=4, multiplier_stages=2),
+    "tall": _TINY.replace(rows=12, cols=4, tile_rows=6, post_lanes=4, multiplier_stages=2, window_depth=8),
     "compact": _TINY.replace(
         rows=5, cols=3, tile_rows=5, tile_cols=1, post_lanes=1, requantise="compact", accumulator_width=24
     ),
-    "wide": _TINY.replace(rows=16, cols=16, tile_rows=4, tile_cols=4, post_lanes=8, pe_kinds=["mul", "xnor"]),
+    "wide": _TINY.replace(
+        **{"rows": 16, "cols": 16, "tile_rows": 4, "tile_cols": 4, "post_lanes": 8, "window_depth": 16},
+        pe_kinds=["mul", "xnor"],
+    ),
 }
 NETWORKS, AT_RTL, BLOCK = 50, 10, 10
 """Of each array; a test does a block."""
