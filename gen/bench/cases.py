@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError, ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
+
+if TYPE_CHECKING:
+    from popshift.gen.compilation import Compiled
 
 IMAGES = 2
 """Of a layer on its own: the second one finds what the first has left in the memories."""
@@ -44,6 +48,8 @@ class Workload:
     labels: int (N,) if it classifies, else None.
     rtl_images: how many of the images, from the first on, the slow levels run.
     compression: 32-bit floats over the storage of the weights, indices and bases included.
+    compiled: the network as a program, if that is more than its graph.
+    reference: what somebody else computed of all images.
     """
 
     graph: Graph
@@ -51,6 +57,8 @@ class Workload:
     labels: NDArray[np.integer] | None = None
     rtl_images: int = IMAGES
     compression: float = FLOAT_BITS / numerics.WEIGHT_BITS
+    compiled: "Compiled | None" = None
+    reference: NDArray[np.generic] | None = None
 
 
 Build = Callable[[AcceleratorConfig, int], Workload]
@@ -374,15 +382,20 @@ for _suffix, _sparsity in SMARTDEAL_FORMS.items():
 
 
 def choose(names: Sequence[str]) -> dict[str, Case]:
-    """The cases of these names; all if there is none.
+    """The cases of these names, or of model files; all standard cases if there is none.
 
     Raises
     ------
     InputError: there is no such case.
     """
+    from popshift.gen.bench.files import file_case
+    from popshift.gen.frontend import FRONTENDS
+
+    files = {name: file_case(name) for name in names if Path(name).suffix in FRONTENDS}
     for name in names:
-        if name not in CASES:
+        if name not in CASES and name not in files:
             near = difflib.get_close_matches(name, CASES, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"no bench case named {name!r}", remedy=f"{hint}cases: {', '.join(CASES)}")
-    return {name: CASES[name] for name in names or CASES}
+            remedy = f"{hint}name a model file, or one of {', '.join(CASES)}"
+            raise InputError(f"no bench case named {name!r}", remedy=remedy)
+    return {Path(name).name: files.get(name) or CASES[name] for name in names or CASES}

@@ -53,7 +53,7 @@ def run_cases(
     for name, case in cases.items():
         try:
             workload = case.build(config, seed)
-            compiled[name] = workload, compile_graph(workload.graph, config, name)
+            compiled[name] = workload, workload.compiled or compile_graph(workload.graph, config, name)
         except ModelError as error:
             if skip is None:
                 raise
@@ -114,6 +114,7 @@ def _run(
         mismatches=mismatches,
         accuracy=_accuracy(workload, computed.outputs),
         compression=workload.compression,
+        reference_mismatches=_against(workload, network, computed.outputs),
         seconds=round(time.monotonic() - started, 2),
         layers=layers,
     )
@@ -134,6 +135,14 @@ def _differing(wanted: Arrays, got: Arrays) -> int:
         for name, array in got.items()
         if name in wanted
     )
+
+
+def _against(workload: Workload, network: Compiled, outputs: Arrays) -> int | None:
+    if workload.reference is None:
+        return None
+    from popshift.gen.bench.files import differing
+
+    return differing(network, outputs, workload.reference)
 
 
 def _layers(program: Program, run: Execution | None) -> list[LayerRecord]:

@@ -58,6 +58,8 @@ class Record:
         ``rtl``.
     accuracy: share of all images classified as labelled, at ``isa``; None if there are no labels.
     compression: 32-bit floats over the storage of the weights, indices and bases included.
+    reference_mismatches: of a model file with reference outputs beside it: values that differ from theirs if
+        they are int8, else inputs that are of another class; all inputs, at ``isa``.
     area: of the configuration after synthesis (`popshift.gen.bench.area`), if asked for.
     speed: of generator and simulator (`popshift.gen.bench.speed`), if asked for.
     seconds: of wall time, without building the simulator.
@@ -83,6 +85,7 @@ class Record:
     compression: float
     seconds: float
     layers: list[LayerRecord]
+    reference_mismatches: int | None = None
     area: list[dict[str, Any]] | None = None
     speed: dict[str, Any] | None = None
     tools: dict[str, str] = field(default_factory=lambda: tools())

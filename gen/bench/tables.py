@@ -21,6 +21,8 @@ def case_table(records: Sequence[dict[str, Any]]) -> Table:
     """One row for each case and configuration."""
     columns = ["case", "config", "MACs", "cycles", "predicted", "worst layer error", "utilisation"]
     columns += ["where the other cycles went", "weight bytes", "activation bytes", "mismatches", "accuracy"]
+    judged = any(record.get("reference_mismatches") is not None for record in records)
+    columns += ["other than the reference"] if judged else []
     rows = [
         [
             record["case"],
@@ -35,6 +37,7 @@ def case_table(records: Sequence[dict[str, Any]]) -> Table:
             _number(record["activation_bytes_read"]),
             str(record["mismatches"]),
             _share(record["accuracy"], 1),
+            *([_number(record["reference_mismatches"])] if judged else []),
         ]
         for record in records
     ]

@@ -14,7 +14,11 @@ FAMILIES = ("ecp5", "ice40", "gowin")
 
 def bench(
     cases: Annotated[
-        list[str] | None, typer.Argument(help="Cases to run, by default all.", metavar="[CASE]...")
+        list[str] | None,
+        typer.Argument(
+            help="Cases to run, or model files, each with data.npz beside it; by default all cases.",
+            metavar="[CASE]...",
+        ),
     ] = None,
     config: Annotated[
         list[str] | None, typer.Option("--config", "-c", help="Configuration; repeat it for several. [a16]")
