@@ -112,6 +112,7 @@ def _strip(config: AcceleratorConfig, kind: str) -> AcceleratorConfig:
         post_lanes=lanes,
         pe_kinds=[kind],
         rebuild=config.rebuild and kind == "mul",
+        window_depth=0,
     )
 
 

@@ -9,6 +9,7 @@ from popshift.gen.bench.records import Record, tools
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.level import Level
 from popshift.hw.config import BINARY_OFFSET_BITS, AcceleratorConfig
+from popshift.hw.numerics import LANE_CHANNELS
 
 NETWORKS = ("conv128", "digits", "resnet20", "vgg-small")
 _BINARY = "-bin"
@@ -53,6 +54,7 @@ def array(config: AcceleratorConfig) -> AcceleratorConfig:
     return config.replace(
         name=f"{config.name} + xnor",
         pe_kinds=["mul", "xnor"],
+        post_lanes=min(config.post_lanes, LANE_CHANNELS),
         rebuild=False,
         activation_depth=1 << BINARY_OFFSET_BITS,
     )

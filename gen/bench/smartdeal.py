@@ -63,6 +63,7 @@ def arrays(config: AcceleratorConfig) -> dict[str, AcceleratorConfig]:
     ------
     ConfigError: there is no room for three times the columns.
     """
+    config = config.replace(window_depth=0)  # no network here has depthwise layers
     found = {"dense int8": config.replace(rebuild=False, pe_kinds=["mul"])}
     found["rebuild"] = found["dense int8"].replace(name=f"{config.name} + rebuild", rebuild=True)
     cols = BASIS_SIZE * config.cols

@@ -13,17 +13,23 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from popshift.gen.frontend import onnx_operators
+from popshift.gen.frontend import onnx_operators, onnx_quantisers
 from popshift.gen.frontend.findings import Finding, UnsupportedError, refuse
-from popshift.gen.frontend.float_graph import FloatGraph, FloatTensor
+from popshift.gen.frontend.float_graph import FloatGraph, FloatTensor, Levels
 from popshift.gen.frontend.fusion import fuse
 from popshift.gen.frontend.onnx_operators import Node
 from popshift.gen.frontend.operands import Value
-from popshift.gen.frontend.raw import RawOperator
+from popshift.gen.frontend.raw import Quantiser, RawOperator
 from popshift.hw.errors import ModelError
 
-_QUANTISERS = {"BipolarQuant": onnx_operators.bipolar, "Quant": onnx_operators.quantised}
-"""Of constants; other operators on constants alone are computed by ONNX's reference implementation."""
+_QUANTISERS = {
+    "BipolarQuant": onnx_quantisers.bipolar,
+    "Quant": onnx_quantisers.quantised,
+    "DequantizeLinear": onnx_quantisers.dequantised,
+}
+"""Of constants, to real numbers. Other operators on constants are computed by ONNX's reference
+implementation.
+"""
 
 
 def from_onnx(path: Path) -> FloatGraph:
@@ -77,7 +83,7 @@ class _Importer:
         self._findings: dict[str, Finding] = {}
         self._unknown: set[str] = set()
         self._read: list[str] = []
-        self._steps: dict[str, NDArray[np.float64]] = {}  # scales of quantised constants, by name
+        self._steps: dict[str, NDArray[np.float64]] = {}  # scales of quantised constants
 
     def run(self) -> list[Finding]:
         """Fill `graph`; one finding for each operator that reads activations."""
@@ -110,6 +116,11 @@ class _Importer:
         """Append an operator whose output has this shape."""
         self._raw.append(operator)
         self.graph.tensors[operator.output] = FloatTensor(operator.output, shape)
+
+    def levels(self, tensor: str) -> Levels | None:
+        """Of the quantiser that makes a tensor, if one does."""
+        made = [operator for operator in self._raw if operator.output == tensor]
+        return made[0].levels if made and isinstance(made[0], Quantiser) else None
 
     def as_vector(self, value: Value) -> Value:
         """The network's input as one vector, if nothing but this reads it: then its elements are channels."""
@@ -177,10 +188,8 @@ class _Importer:
         }
         if proto.op_type in _QUANTISERS:
             attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
-            self._values[proto.output[0]] = found = _QUANTISERS[proto.op_type](inputs, attributes)
-            scale = np.asarray(inputs[1], np.float64)
-            if scale.size in (1, len(found)):
-                self._steps[proto.output[0]] = scale
+            self._values[proto.output[0]] = _QUANTISERS[proto.op_type](inputs, attributes)
+            self._steps[proto.output[0]] = onnx_quantisers.scale_of(inputs, attributes)
             return
         types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
         graph = helper.make_graph(
@@ -195,10 +204,20 @@ class _Importer:
         except Exception:  # whatever it is, what reads the result says that its parameter is missing
             return
         assert isinstance(results, list)
-        step = self._steps.get(proto.input[0]) if proto.input else None
-        if step is not None and step.size == 1 and proto.op_type in _REARRANGING:
-            self._steps[proto.output[0]] = step
         self._values |= dict(zip(proto.output, results, strict=True))
+        if (step := self._step_of(proto, arrays)) is not None:
+            self._steps[proto.output[0]] = step
+
+    def _step_of(
+        self, proto: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.float64] | None:
+        """Scale of a quantised constant that this operator has moved, in a shape that fits it."""
+        attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
+        first = arrays[proto.input[0]]
+        step = self._steps.get(proto.input[0]) if proto.input else None
+        if step is not None and proto.op_type == "Transpose" and step.ndim == first.ndim:
+            return step.transpose(attributes.get("perm"))
+        return step if step is not None and step.size == 1 and proto.op_type in _REARRANGING else None
 
     def _take_output(self, name: str) -> None:
         value = self._values.get(name)

@@ -2,127 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from popshift.gen.frontend import onnx_quantisers
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Levels, Step
+from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Step
+from popshift.gen.frontend.onnx_node import Importer, Node
 from popshift.gen.frontend.operands import NO_PADDING, Padding, Value, same_padding
-from popshift.gen.frontend.raw import BatchNorm, Clamp, Quantiser, RawOperator, Sign
+from popshift.gen.frontend.raw import BatchNorm, Clamp
 from popshift.gen.graph import Pooling, Window
 
 UNKNOWN = ("popshift does not know this operator", "replace it, or end the network before it")
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operator.
-
-    Attributes
-    ----------
-    name: unique. operator: ONNX's name of it.
-    inputs: `Value` for activations, arrays for constants, None for what is missing or could not be taken.
-    attributes: as the file has them.
-    last: whether nothing but the network's output reads the result.
-    """
-
-    name: str
-    operator: str
-    inputs: Sequence[Any]
-    attributes: dict[str, Any]
-    last: bool
-    step: NDArray[np.float64] | None = None
-
-    def activation(self, index: int = 0) -> Value:
-        value = self.inputs[index] if index < len(self.inputs) else None
-        if not isinstance(value, Value):
-            raise UnsupportedError(f"input {index} is no activation", "give it a layer's result there")
-        return value
-
-    def constant(self, index: int, what: str) -> NDArray[np.float64]:
-        value = self.inputs[index] if index < len(self.inputs) else None
-        if isinstance(value, Value):
-            raise UnsupportedError(f"its {what} is computed from the input", "use constant parameters")
-        if value is None:
-            raise UnsupportedError(f"its {what} cannot be computed from constants", "use constant parameters")
-        array = np.asarray(value)
-        if not np.isfinite(array).all():
-            raise UnsupportedError(f"its {what} holds NaN or infinity", "train the network again")
-        return array.astype(np.float64)
-
-
-class Importer(Protocol):
-    """What a handler needs of the importer."""
-
-    notes: list[str]
-
-    def shape(self, tensor: str) -> tuple[int, int, int]: ...
-
-    def emit(self, operator: RawOperator, shape: tuple[int, int, int]) -> None: ...
-
-    def as_vector(self, value: Value) -> Value: ...
-
-
-# ---- quantisers --------------------------------------------------------------------------------------------
-
-
-def bipolar(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float64]:
-    """``scale`` where x >= 0, else ``-scale``."""
-    x, scale = inputs[:2]
-    return (np.where(x >= 0, 1, -1) * scale).astype(np.float64)
-
-
-def quantised(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[np.float64]:
-    """QONNX's Quant: rounded (half to even) to `bits` integer levels of `scale`, back in real numbers."""
-    x, scale, zero_point, bits = (np.asarray(array, np.float64) for array in inputs[:4])
-    low, high = level_range(int(bits.reshape(-1)[0]), attributes)
-    numbers = np.rint(np.clip(x / scale + zero_point, low, high))
-    return ((numbers - zero_point) * scale).astype(np.float64)
-
-
-def sign(importer: Importer, node: Node) -> Value:
-    """BipolarQuant of activations."""
-    value, scale = node.activation(), node.constant(1, "scale")
-    if scale.size != 1 or scale.reshape(-1)[0] <= 0:
-        raise UnsupportedError("its scale is not one positive number", "use one scale for a tensor")
-    operator = Sign(name=node.name, input=value.tensor, output=node.name, scale=float(scale.reshape(-1)[0]))
-    importer.emit(operator, importer.shape(value.tensor))
-    return Value(node.name, value.dims)
-
-
-def quantiser(importer: Importer, node: Node) -> Value:
-    """Quant of activations: up to 8 bits, one scale for the tensor."""
-    value = node.activation()
-    names = ("scale", "zero point", "number of bits")
-    numbers = [node.constant(index, name).reshape(-1) for index, name in enumerate(names, 1)]
-    if any(len(number) != 1 for number in numbers) or numbers[0][0] <= 0:
-        raise UnsupportedError("its scale is not one positive number", "use one scale for a tensor")
-    scale, zero_point, bits = (float(number[0]) for number in numbers)
-    if not 2 <= bits <= 8 or bits != round(bits) or zero_point != round(zero_point):
-        raise UnsupportedError(f"it has {bits:g} bits and zero point {zero_point:g}", "use 2 to 8 bits")
-    if (rounding := node.attributes.get("rounding_mode", b"ROUND").decode().upper()) != "ROUND":
-        raise UnsupportedError(f"rounding_mode {rounding}, only ROUND is supported", "use ROUND")
-    low, high = level_range(int(bits), node.attributes)
-    shift = 128 if high > 127 else 0  # as int8
-    levels = Levels(scale, int(zero_point) - shift, low - shift, high - shift)
-    importer.emit(
-        Quantiser(name=node.name, input=value.tensor, output=node.name, levels=levels),
-        importer.shape(value.tensor),
-    )
-    return Value(node.name, value.dims)
-
-
-def level_range(bits: int, attributes: dict[str, Any]) -> tuple[int, int]:
-    """Smallest and largest integer of a Quant."""
-    narrow, signed = int(attributes.get("narrow", 0)), int(attributes.get("signed", 1))
-    if signed:
-        return -(1 << (bits - 1)) + narrow, (1 << (bits - 1)) - 1
-    return 0, (1 << bits) - 1 - narrow
 
 
 # ---- layers ------------------------------------------------------------------------------------------------
@@ -137,13 +31,16 @@ def convolution(importer: Importer, node: Node) -> Value:
     bias = node.constant(2, "bias") if len(node.inputs) > 2 else np.zeros(len(weight), np.float64)
     weight = weight[:, :, None, :] if rank == 2 else weight
     window = _window(node, rank, weight.shape[2:])
-    return _layer(importer, node, value, window, weight, bias, groups=node.attributes.get("group", 1))
+    groups, step = node.attributes.get("group", 1), _step(node, 0, len(weight))
+    return _layer(importer, node, value, window, weight, bias, step, groups=groups)
 
 
 def product(importer: Importer, node: Node) -> Value:
     """MatMul of a vector and a constant matrix (in features, out features)."""
     value, matrix = node.activation(), node.constant(1, "matrix")
-    return _fully_connected(importer, node, value, matrix.T, np.zeros(matrix.shape[-1], np.float64))
+    outputs = matrix.shape[-1]
+    step = _step(node, matrix.ndim - 1, outputs)
+    return _fully_connected(importer, node, value, matrix.T, np.zeros(outputs, np.float64), step)
 
 
 def gemm(importer: Importer, node: Node) -> Value:
@@ -156,11 +53,26 @@ def gemm(importer: Importer, node: Node) -> Value:
     alpha, beta = (np.float64(node.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = bias + beta * node.constant(2, "bias").reshape(-1)
-    return _fully_connected(importer, node, value, alpha * matrix, bias)
+    step = _step(node, 0 if node.attributes.get("transB") else 1, len(matrix))
+    step = None if step is None else abs(alpha) * step
+    return _fully_connected(importer, node, value, alpha * matrix, bias, step)
+
+
+def _step(node: Node, axis: int, outputs: int) -> NDArray[np.float64] | None:
+    """For each output, what its weights are whole multiples of; `axis`: of the weight, along the outputs."""
+    step = node.step
+    if step is None or (step.size > 1 and (step.ndim <= axis or step.shape[axis] != step.size)):
+        return None
+    return np.broadcast_to(step.reshape(-1), outputs).copy()
 
 
 def _fully_connected(
-    importer: Importer, node: Node, value: Value, weight: NDArray[np.float64], bias: NDArray[np.float64]
+    importer: Importer,
+    node: Node,
+    value: Value,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    step: NDArray[np.float64] | None,
 ) -> Value:
     shape = importer.shape(value.tensor)
     if len(value.dims) != 1 or weight.ndim != 2 or weight.shape[1] != math.prod(shape):
@@ -168,7 +80,7 @@ def _fully_connected(
             f"it multiplies {value.dims} by a matrix {weight.shape[::-1]}", "give it one vector per sample"
         )
     window = Window((shape[1], shape[2]))
-    return _layer(importer, node, value, window, weight.reshape(-1, *shape), bias, vector=True)
+    return _layer(importer, node, value, window, weight.reshape(-1, *shape), bias, step, vector=True)
 
 
 def _layer(
@@ -178,6 +90,7 @@ def _layer(
     window: Window,
     weight: NDArray[np.float64],
     bias: NDArray[np.float64],
+    step: NDArray[np.float64] | None,
     *,
     groups: int = 1,
     vector: bool = False,
@@ -188,7 +101,6 @@ def _layer(
             f"its weight has {weight.shape[1] * groups} input channels, not {channels}", "export again"
         )
     size = window.output_size(height, width)
-    step = None if node.step is None else np.broadcast_to(node.step.reshape(-1), len(weight)).copy()
     operator = FloatConvolution(
         name=node.name,
         input=value.tensor,
@@ -425,8 +337,10 @@ def left_to_host(importer: Importer, node: Node) -> Value:
 
 
 HANDLERS: dict[str, Callable[[Importer, Node], Value]] = {
-    "BipolarQuant": sign,
-    "Quant": quantiser,
+    "BipolarQuant": onnx_quantisers.sign,
+    "Quant": onnx_quantisers.quantiser,
+    "QuantizeLinear": onnx_quantisers.quantise_linear,
+    "DequantizeLinear": onnx_quantisers.dequantise_linear,
     "Conv": convolution,
     "MatMul": product,
     "Gemm": gemm,

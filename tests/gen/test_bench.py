@@ -7,19 +7,16 @@ import re
 import numpy as np
 import pytest
 import torch
-from tests.tflite_models import random_model, samples
 from typer.testing import CliRunner
 
 from popshift.gen import execution
-from popshift.gen.bench import binary, cases, document, measure, networks, smartdeal, speed, tables
+from popshift.gen.bench import binary, cases, document, measure, networks, smartdeal, speed
 from popshift.gen.bench.cases import CASES, choose
 from popshift.gen.bench.decompose import DecompositionRecord, KindRecord, kind_records
 from popshift.gen.bench.records import Record
 from popshift.gen.cli.main import app
-from popshift.gen.compilation import compile_model
 from popshift.gen.compress.smartdeal import SmartDealConfig, decompose
 from popshift.gen.execution import Level
-from popshift.gen.frontend.tflite import from_tflite
 from popshift.gen.implement.synthesis import Resources
 from popshift.gen.mapping import map_graph
 from popshift.gen.train import digits
@@ -41,46 +38,6 @@ def array(name: str) -> AcceleratorConfig:
 
 def one(name: str, **options) -> Record:
     return next(measure.run_cases(choose([name]), TINY, **options))
-
-
-# ---- model files -------------------------------------------------------------------------------------------
-
-
-def test_a_model_file_is_a_case_with_what_lies_beside_it(tmp_path):
-    """Outputs of somebody else's: here those of the golden model, two of them changed."""
-    path = tmp_path / "net.tflite"
-    path.write_bytes(random_model("convolution", 1))
-    compact = TINY.replace(requantise="exact", activation_depth=4096, weight_depth=4096)
-    (record,) = measure.run_cases(choose([str(path)]), compact, level=Level.ISA)
-    assert (record.case, record.images, record.reference_mismatches) == ("net.tflite", 32, None)
-    x = samples(path.read_bytes(), 1)
-    outputs = from_tflite(path)
-    compiled = compile_model(str(path), compact)
-    wanted = compiled.run(x, "isa").outputs[outputs.graph.outputs[0]]
-    wanted = np.moveaxis(wanted, 1, 3).copy()
-    wanted.ravel()[[3, 5]] ^= 1
-    np.savez(tmp_path / "data.npz", x=x, tflm=wanted)
-    (record,) = measure.run_cases(choose([str(path)]), compact, level=Level.ISA)
-    assert (record.images, record.mismatches, record.reference_mismatches) == (len(x), 0, 2)
-    assert record.accuracy is None
-    assert "other than the reference" in tables.case_table([dataclasses.asdict(record)]).columns
-
-
-def test_a_float_model_is_calibrated_with_its_inputs_and_judged_by_classes(tmp_path):
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
-    x = torch.randint(0, 256, (200, 3, 2, 2), dtype=torch.uint8)
-    scores = network(x / 255).detach().numpy()
-    path = tmp_path / "net.pt2"
-    torch.export.save(torch.export.export(network, ((x / 255)[:1],)), path)
-    labels = scores.argmax(1)
-    np.savez(tmp_path / "data.npz", x=x.numpy(), y=labels, logits_net=scores)
-    (record,) = measure.run_cases(choose([str(path)]), TINY, level=Level.ISA)
-    assert record.accuracy is not None and record.accuracy > 0.95
-    assert record.reference_mismatches == round(200 * (1 - record.accuracy))
-    np.savez(tmp_path / "data.npz", x=x.numpy()[:, :2])
-    with pytest.raises(InputError, match=r"data.npz has inputs of \(2, 2, 2\), the network takes"):
-        next(measure.run_cases(choose([str(path)]), TINY, level=Level.ISA))
 
 
 # ---- cases -------------------------------------------------------------------------------------------------

@@ -152,7 +152,8 @@ def test_weights_are_the_bottleneck_of_a_fully_connected_layer():
     assert (
         layer.bottleneck == f"loading weights: {shortest_pass(TINY)} cycles a tile, the shortest pass lasts 1"
     )
-    assert shortest_pass(TINY) == TINY.rows + 3
+    assert shortest_pass(TINY) == TINY.rows + 2, "two row tiles"
+    assert shortest_pass(load_config("a16")) == 16, "four: rows of lower ones are loaded in time"
 
 
 def test_the_post_unit_is_the_bottleneck_of_a_shallow_layer():
