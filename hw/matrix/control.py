@@ -98,10 +98,12 @@ class MatrixControl(wiring.Component):
         clear, last_pass, half, next_half = Signal(), Signal(), Signal(), Signal()
 
         end_of_pass, start, counted = Signal(), Signal(), Signal()
+        prepare = Signal()  # a pass may start: that decides about little, so that it may be known late
         half_free = ~self.half_busy.bit_select(next_half, 1)
         m.d.comb += [
             end_of_pass.eq(streaming & x.last & y.last),
-            start.eq(due & self.weight_ready & (~first_k | half_free) & (~streaming | end_of_pass)),
+            prepare.eq(~streaming | end_of_pass),
+            start.eq(due & self.weight_ready & (~first_k | half_free) & prepare),
         ]
         m.d.sync += first.eq(start)
         with m.If(streaming):
@@ -121,13 +123,14 @@ class MatrixControl(wiring.Component):
                 count.eq(0),
                 clear.eq(first_k),
                 last_pass.eq(k.last),
-                *(copy.eq(field(name)) for name, copy in stream.items()),
             ]
-            x.restart(field("x_count"))
-            y.restart(field("y_count"))
             with m.If(first_k):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
-        m.d.comb += counted.eq(self._counted(m, field, stream, x, streaming, start))
+        with m.If(prepare):
+            m.d.sync += [copy.eq(field(name)) for name, copy in stream.items()]
+            x.restart(field("x_count"))
+            y.restart(field("y_count"))
+        m.d.comb += counted.eq(self._counted(m, field, stream, x, streaming, prepare))
         # Which pass is next can wait a cycle: its weights are not ready so soon.
         with m.If(first):
             m.d.sync += [first_k.eq(k.last), shifted.eq(address + field("again_step"))]
@@ -162,14 +165,14 @@ class MatrixControl(wiring.Component):
             self.last.eq(end_of_pass & last_pass),
             self.outside.eq(streaming & (address >= config.activation_depth)),
             self.counted.eq(counted),
-            self.line.eq(registered(m, start | (streaming & x.last), "line")),
+            self.line.eq(registered(m, prepare | x.last, "line")),
             self.overfull.eq(counted & (count == config.accumulator_depth)),
             self.wait_weights.eq(due & ~streaming & ~self.weight_ready),
             self.wait_accumulators.eq(due & ~streaming & self.weight_ready & first_k & ~half_free),
         ]
         return m
 
-    def _counted(self, m: Module, field, stream: dict, x: Loop, streaming: Signal, start: Signal):
+    def _counted(self, m: Module, field, stream: dict, x: Loop, streaming: Signal, prepare: Signal):
         """Whether the pixel issued has an accumulator."""
         if not self._config.window_depth:
             return streaming
@@ -180,6 +183,6 @@ class MatrixControl(wiring.Component):
             m.d.sync += [waits["x"].eq(stream["x_first"]), waits["y"].eq(following["y"])]
         with m.Else():
             m.d.sync += waits["x"].eq(following["x"])
-        with m.If(start):
+        with m.If(prepare):
             m.d.sync += [waits[axis].eq(field(f"{axis}_first")) for axis in "xy"]
         return streaming & (~stream["windows"] | (ends["x"] & ends["y"]))
