@@ -5,6 +5,7 @@ The input pixels of a tile are streamed once, line by line; lines are rows of th
 the kernel is larger than the windows takes further passes, each for a block of taps.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Kind, Opcode
 
+Passes = list[tuple[tuple[int, int], list[tuple[int, int]]]]
 _MAX_EVERY = isa.PLACEMENTS[Opcode.MATRIX]["x_every"].field.high
 
 
@@ -52,7 +54,7 @@ class WindowWalk:
         return (horizontal, vertical) if self.down else (vertical, horizontal)
 
     @property
-    def _extent(self) -> tuple[int, int]:
+    def extent(self) -> tuple[int, int]:
         """Of the dilated kernel."""
         kernel, dilation = self.window.kernel, self.window.dilation
         return self.pair(*((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)))
@@ -62,7 +64,7 @@ class WindowWalk:
         """Of the kernel, what a pass covers."""
         lines, pixels = (
             min(extent, built)
-            for extent, built in zip(self._extent, isa.window_block(self.config), strict=True)
+            for extent, built in zip(self.extent, isa.window_block(self.config), strict=True)
         )
         return lines, pixels
 
@@ -75,27 +77,13 @@ class WindowWalk:
         """Address distances from line to line and from pixel to pixel."""
         return self.pair(pitch, 1)
 
-    def passes(self) -> list[tuple[tuple[int, int], list[tuple[int, int]]]]:
+    def passes(self) -> "Passes":
         """Of every pass where its block begins in the dilated kernel, and its taps (ky, kx)."""
-        starts = [
-            [*range(0, extent - size, size), extent - size]
-            for extent, size in zip(self._extent, self.block, strict=True)
-        ]
-        kernel, dilation = self.window.kernel, self.window.dilation
-        left = {(ky, kx) for ky in range(kernel[0]) for kx in range(kernel[1])}
-        found = []
-        for line in starts[0]:
-            for pixel in starts[1]:
-                place = line, pixel
-                inside = [tap for tap in sorted(left) if self._row(tap, place, dilation) is not None]
-                left -= set(inside)
-                if inside:
-                    found.append((place, inside))
-        return found
+        return _passes(self)
 
-    def _row(self, tap: tuple[int, int], place: tuple[int, int], dilation: tuple[int, int]) -> int | None:
+    def row(self, tap: tuple[int, int], place: tuple[int, int]) -> int | None:
         """The row of the array for a tap in the pass that begins at `place`, if it is in its block."""
-        at = self.pair(*(k * d for k, d in zip(tap, dilation, strict=True)))
+        at = self.pair(*(k * d for k, d in zip(tap, self.window.dilation, strict=True)))
         ago = [first + size - 1 - own for first, size, own in zip(place, self.block, at, strict=True)]
         if all(0 <= back < size for back, size in zip(ago, self.block, strict=True)):
             return isa.WINDOW * ago[0] + ago[1]
@@ -107,7 +95,7 @@ class WindowWalk:
         found = np.zeros((len(passes), self.config.rows, self.config.cols), np.int8)
         for number, (place, taps) in enumerate(passes):
             for ky, kx in taps:
-                row = self._row((ky, kx), place, self.window.dilation)
+                row = self.row((ky, kx), place)
                 found[number, row, : len(weight)] = weight[:, 0, ky, kx]
         return found
 
@@ -152,6 +140,23 @@ class WindowWalk:
         post unit for a result.
         """
         return _pixel_tiles(self, height, width, channels, drain)
+
+
+@lru_cache(maxsize=256)
+def _passes(walk: WindowWalk) -> Passes:
+    starts = [
+        [*range(0, extent - size, size), extent - size]
+        for extent, size in zip(walk.extent, walk.block, strict=True)
+    ]
+    kernel = walk.window.kernel
+    left = {(ky, kx) for ky in range(kernel[0]) for kx in range(kernel[1])}
+    found = []
+    for place in itertools.product(starts[0], starts[1]):
+        inside = [tap for tap in sorted(left) if walk.row(tap, place) is not None]
+        left -= set(inside)
+        if inside:
+            found.append((place, inside))
+    return found
 
 
 @lru_cache(maxsize=4096)
