@@ -21,10 +21,12 @@ DATA = "data.npz"
 RANDOM_IMAGES = 32
 """Drawn if there are none; the ranges of a network that is quantised here then come from them, too."""
 CALIBRATION_IMAGES = 512
+MOST_IMAGES = 1000
+"""Of a longer `DATA` the first."""
 
 
 def file_case(path: str) -> Case:
-    """The network of a model file, and all the inputs beside it."""
+    """The network of a model file, and the inputs beside it, at most `MOST_IMAGES`."""
 
     def build(config: AcceleratorConfig, seed: int) -> Workload:
         arrays = _beside(Path(path))
@@ -80,7 +82,7 @@ def _beside(model: Path) -> dict[str, NDArray]:
     if not path.is_file():
         return {}
     with np.load(path) as arrays:
-        return dict(arrays)
+        return {name: array[:MOST_IMAGES] for name, array in arrays.items()}
 
 
 def _real(values: NDArray, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
