@@ -16,6 +16,7 @@ from popshift.gen import golden
 from popshift.gen.bench.cases import require_binary
 from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
+from popshift.gen.compress.ranges import CALIBRATION_IMAGES
 from popshift.gen.compress.smartdeal import SmartDealConfig, compression, require_smartdeal
 from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
 from popshift.gen.graph import Graph
@@ -30,7 +31,6 @@ from popshift.hw.numerics import WEIGHT_BITS
 from popshift.sim import verilate
 from popshift.sim.board import SimulationReport, accelerator_verilog, open_board
 
-CALIBRATION_IMAGES = 512
 ZERO_ROWS = 0.5
 """Share of the rows of coefficients that are zero in a demo of SmartDeal."""
 PROFILED_IMAGES = 4

@@ -63,23 +63,30 @@ class Array:
         """Sums (columns, accumulated pixels, images) where columns work on a bank of their own."""
         rows, cols, tiles = self._config.rows, self._config.cols, item["k_tiles"]
         lines, pixels = isa.accumulated(item)
-        y = item["y_first"] + item["y_every"] * np.arange(lines)
-        x = item["x_first"] + item["x_every"] * np.arange(pixels)
         height, width = isa.window_block(self._config)
-        banks = np.arange(min(rows, cols))
+        own = np.arange(min(rows, cols))
         taps = taps.reshape(-1, cols, tiles, rows)
-        as_ever = taps.copy()
-        as_ever[:, banks, :, : height * width] = 0
-        counted = addresses.reshape(-1, item["y_count"], item["x_count"])[:, y][:, :, x]
-        every_bank = np.tile(np.arange(rows), tiles)
-        sums = self.products(as_ever.reshape(-1, tiles * rows), every_bank, counted.reshape(len(counted), -1))
-        sums = sums.reshape(-1, cols, lines * pixels, self._images)
-        for number, own in enumerate(addresses.reshape(tiles, rows, -1)):
-            read = self._gather(banks[:, None], own[banks])
-            read = read.reshape(len(banks), item["y_count"], item["x_count"], self._images)
+        shared = taps.copy()
+        shared[:, own, :, : height * width] = 0
+        sums = np.zeros((len(taps), cols, lines * pixels, self._images), np.int32)
+        for number, words in enumerate(addresses.reshape(tiles, rows, -1)):
+            streamed = self._gather(np.arange(rows)[:, None], words)  # by all rows, whatever their weights
+            streamed = streamed.reshape(rows, item["y_count"], item["x_count"], self._images)
+
+            def ago(v: int, u: int, chosen: NDArray[np.int64], streamed: NDArray = streamed) -> NDArray:
+                """Of the rows `chosen` what came `v` lines and `u` pixels before each counted pixel."""
+                y, x = item["y_first"] - v, item["x_first"] - u
+                found = streamed[chosen, y :: item["y_every"], x :: item["x_every"]]
+                return found[:, :lines, :pixels].reshape(len(chosen), -1, self._images)
+
+            busy = np.flatnonzero(shared[:, :, number].any(axis=(0, 1)))
+            if len(busy):
+                weights = shared[:, :, number, busy].astype(np.float64)
+                product = weights @ ago(0, 0, busy).reshape(len(busy), -1).astype(np.float64)
+                sums += product.astype(np.int32).reshape(sums.shape)
             for v in range(min(height, item["y_first"] + 1)):
                 for u in range(min(width, item["x_first"] + 1)):
-                    seen = read[:, y - v][:, :, x - u].reshape(len(banks), -1, self._images)
-                    weight = taps[:, banks, number, v * isa.WINDOW + u]
-                    sums[:, banks] += weight[..., None, None].astype(np.int32) * seen
+                    weight = taps[:, own, number, v * isa.WINDOW + u]
+                    if weight.any():
+                        sums[:, own] += weight[..., None, None].astype(np.int32) * ago(v, u, own)
         return sums.reshape(-1, lines * pixels, self._images)

@@ -391,11 +391,13 @@ def choose(names: Sequence[str]) -> dict[str, Case]:
     from popshift.gen.bench.files import file_case
     from popshift.gen.frontend import FRONTENDS
 
-    files = {name: file_case(name) for name in names if Path(name).suffix in FRONTENDS}
+    files = {name: file_case(name) for name in names if Path(name).suffix.lower() in FRONTENDS}
     for name in names:
         if name not in CASES and name not in files:
             near = difflib.get_close_matches(name, CASES, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             remedy = f"{hint}name a model file, or one of {', '.join(CASES)}"
             raise InputError(f"no bench case named {name!r}", remedy=remedy)
-    return {Path(name).name: files.get(name) or CASES[name] for name in names or CASES}
+    short = [Path(name).name for name in files]
+    titles = {name: Path(name).name if short.count(Path(name).name) == 1 else name for name in files}
+    return {titles.get(name, name): files.get(name) or CASES[name] for name in names or CASES}

@@ -7,20 +7,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.gen.array_files import named_arrays
 from popshift.gen.bench.cases import Case, Workload
 from popshift.gen.compilation import Compiled, compile_model
+from popshift.gen.compress.ranges import CALIBRATION_IMAGES
+from popshift.gen.compress.smartdeal.report import FLOAT_BITS
 from popshift.gen.frontend import load_model
+from popshift.gen.graph import Convolution, Graph
 from popshift.gen.real_outputs import host_integers, real_outputs
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError
+from popshift.hw.numerics import WEIGHT_BITS
 
 DATA = "data.npz"
-"""Beside the model: ``x``, inputs (uint8: pixels, 255 is 1.0); ``y``, labels; ``outputs``, ``tflm`` or
+"""Beside the model: ``x``, inputs (uint8: pixels, 255 is 1.0); ``y``, labels; one of `OUTPUTS` or
 ``logits_NAME`` with NAME a part of the model's, what somebody else computed of them.
 """
+OUTPUTS = ("outputs", "tflm")
+LOGITS = "logits_"
 RANDOM_IMAGES = 32
 """Drawn if there are none; the ranges of a network that is quantised here then come from them, too."""
-CALIBRATION_IMAGES = 512
 MOST_IMAGES = 1000
 """Of a longer `DATA` the first."""
 
@@ -31,17 +37,17 @@ def file_case(path: str) -> Case:
     def build(config: AcceleratorConfig, seed: int) -> Workload:
         arrays = _beside(Path(path))
         loaded = load_model(path, config.requantise)
+        images = arrays.get("x")
         if loaded.integer is not None:
             compiled = compile_model(path, config, loaded=loaded)
-            (layout,) = compiled.program.inputs
-            images = arrays.get("x")
             if images is None:
+                (layout,) = compiled.program.inputs  # of a network of one input, as all that load
                 shape = (RANDOM_IMAGES, *(layout.dims or layout.shape))
                 images = np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
         else:
             assert loaded.graph is not None
             shape = loaded.graph.tensors[loaded.graph.inputs[0]].shape
-            images = _real(arrays["x"], shape, path) if "x" in arrays else loaded.calibration
+            images = loaded.calibration if images is None else _real(images, shape, path)
             if images is None:
                 images = np.random.default_rng(seed).standard_normal((RANDOM_IMAGES, *shape))
             images = np.asarray(images, np.float32)
@@ -50,8 +56,9 @@ def file_case(path: str) -> Case:
             compiled.graph,
             images,
             labels=_labels(arrays.get("y"), compiled),
+            compression=_compression(compiled.graph),
             compiled=compiled,
-            reference=_reference(arrays, Path(path).stem),
+            reference=_reference(arrays),
         )
 
     return Case(f"the network of {path}", build)
@@ -78,11 +85,29 @@ def differing(compiled: Compiled, outputs: dict[str, NDArray[np.int8]], referenc
 
 
 def _beside(model: Path) -> dict[str, NDArray]:
+    """The arrays of `DATA`, if it is there, checked to be of the same inputs."""
     path = model.parent / DATA
     if not path.is_file():
         return {}
-    with np.load(path) as arrays:
-        return {name: array[:MOST_IMAGES] for name, array in arrays.items()}
+    arrays = named_arrays(path)
+    wanted = {
+        name: array for name, array in arrays.items() if name in ("x", "y") or _judges(name, model.stem)
+    }
+    if not wanted:
+        return {}
+    if "x" not in wanted or not wanted["x"].ndim or not len(wanted["x"]):
+        what = f"it holds {', '.join(wanted)}, but no inputs x"
+        raise InputError(what, where=str(path), remedy="add them, or leave the others out")
+    for name, array in wanted.items():
+        if not array.ndim or len(array) != len(wanted["x"]):
+            what = f"it holds {len(wanted['x'])} inputs x, but {name} has shape {array.shape}"
+            raise InputError(what, where=str(path), remedy="give one for each input")
+    return {name: array[:MOST_IMAGES] for name, array in wanted.items()}
+
+
+def _judges(key: str, model: str) -> bool:
+    """Whether outputs of the model of this name are called `key`."""
+    return key in OUTPUTS or (key.startswith(LOGITS) and key.removeprefix(LOGITS) in model)
 
 
 def _real(values: NDArray, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
@@ -102,9 +127,16 @@ def _labels(labels: NDArray | None, compiled: Compiled) -> NDArray[np.integer] |
     return labels
 
 
-def _reference(arrays: dict[str, NDArray], name: str) -> NDArray | None:
-    for key in ("outputs", "tflm"):
-        if key in arrays:
-            return arrays[key]
-    matching = [key for key in arrays if key.startswith("logits_") and key.removeprefix("logits_") in name]
-    return arrays[matching[0]] if matching else None
+def _reference(arrays: dict[str, NDArray]) -> NDArray | None:
+    return next((array for name, array in arrays.items() if name not in ("x", "y")), None)
+
+
+def _compression(graph: Graph) -> float:
+    """32-bit floats over what is streamed: a bit for a weight of a layer of binary inputs, else eight; of
+    the layers without SmartDeal's form.
+    """
+    layers = [layer for layer in graph.operators if isinstance(layer, Convolution) and layer.factors is None]
+    bits = sum(
+        layer.weight.size * (1 if graph.tensors[layer.input].bits else WEIGHT_BITS) for layer in layers
+    )
+    return FLOAT_BITS * sum(layer.weight.size for layer in layers) / bits if bits else 0.0

@@ -12,6 +12,7 @@ from popshift.firmware_py.program import Program
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen.bench.cases import Case, Workload
+from popshift.gen.bench.files import differing
 from popshift.gen.bench.records import LayerRecord, Record
 from popshift.gen.compilation import Compiled, compile_graph
 from popshift.gen.execution import Arrays, Execution, Level, execute, predicted_cycles
@@ -138,11 +139,7 @@ def _differing(wanted: Arrays, got: Arrays) -> int:
 
 
 def _against(workload: Workload, network: Compiled, outputs: Arrays) -> int | None:
-    if workload.reference is None:
-        return None
-    from popshift.gen.bench.files import differing
-
-    return differing(network, outputs, workload.reference)
+    return None if workload.reference is None else differing(network, outputs, workload.reference)
 
 
 def _layers(program: Program, run: Execution | None) -> list[LayerRecord]:

@@ -1,10 +1,7 @@
 """The bench's records as tables: columns and rows of text, for the terminal and for docs/results.md."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, NamedTuple
 
 ALONE_SUM_BITS = 24
 """Of the partial sum that a PE alone adds its product to."""

@@ -26,20 +26,9 @@ def read_arrays(path: Path) -> "NDArray[Any] | dict[str, NDArray[Any]]":
     ------
     InputError: no such file, not an array, or one of Python objects.
     """
-    import numpy as np
+    from popshift.gen.array_files import named_arrays
 
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot read it ({reason})", where=str(path), remedy="check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = "not a NumPy file of numbers"
-        raise InputError(what, where=str(path), remedy="write it with numpy.save or numpy.savez") from error
+    arrays = named_arrays(path)
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 

@@ -15,6 +15,8 @@ from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
 _BINS = 4096
 _LEVELS = ACTIVATION_MAX - ACTIVATION_MIN
+CALIBRATION_IMAGES = 512
+"""Enough of them: popshift's own examples take the first so many of a data set."""
 ADD_BATCH = "put the batch first: x[None] is a batch of one, some hundred samples are better"
 
 

@@ -188,7 +188,11 @@ class _Importer:
         }
         if proto.op_type in _QUANTISERS:
             attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
-            self._values[proto.output[0]] = _QUANTISERS[proto.op_type](inputs, attributes)
+            try:
+                value = _QUANTISERS[proto.op_type](inputs, attributes)
+            except ValueError:  # shapes that do not fit: as below
+                return
+            self._values[proto.output[0]] = value
             self._steps[proto.output[0]] = onnx_quantisers.scale_of(inputs, attributes)
             return
         types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in arrays.items()}
@@ -212,12 +216,13 @@ class _Importer:
         self, proto: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]
     ) -> NDArray[np.float64] | None:
         """Scale of a quantised constant that this operator has moved, in a shape that fits it."""
-        attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
-        first = arrays[proto.input[0]]
         step = self._steps.get(proto.input[0]) if proto.input else None
-        if step is not None and proto.op_type == "Transpose" and step.ndim == first.ndim:
+        if step is None:
+            return None
+        if proto.op_type == "Transpose" and step.ndim == arrays[proto.input[0]].ndim:
+            attributes = {item.name: helper.get_attribute_value(item) for item in proto.attribute}
             return step.transpose(attributes.get("perm"))
-        return step if step is not None and step.size == 1 and proto.op_type in _REARRANGING else None
+        return step if step.size == 1 and proto.op_type in _REARRANGING else None
 
     def _take_output(self, name: str) -> None:
         value = self._values.get(name)

@@ -54,7 +54,7 @@ def gemm(importer: Importer, node: Node) -> Value:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = bias + beta * node.constant(2, "bias").reshape(-1)
     step = _step(node, 0 if node.attributes.get("transB") else 1, len(matrix))
-    step = None if step is None else abs(alpha) * step
+    step = None if step is None or not alpha else abs(alpha) * step
     return _fully_connected(importer, node, value, alpha * matrix, bias, step)
 
 

@@ -35,7 +35,7 @@ def scale_of(inputs: Sequence[NDArray[Any]], attributes: dict[str, Any]) -> NDAr
     if scale.ndim != 1 or scale.size == 1 or "axis" not in attributes:
         return scale
     shape = [1] * x.ndim
-    shape[attributes["axis"]] = -1
+    shape[attributes["axis"] if x.ndim > 1 else 0] = -1  # the default, 1, also stands at vectors
     return scale.reshape(shape)
 
 
@@ -88,6 +88,11 @@ def level_range(bits: int, attributes: dict[str, Any]) -> tuple[int, int]:
     return 0, (1 << bits) - 1 - narrow
 
 
+def _as_int8(dtype: np.dtype) -> int:
+    """What to take from its numbers."""
+    return 128 if dtype == np.uint8 else 0
+
+
 def quantise_linear(importer: Importer, node: Node) -> Value:
     """QuantizeLinear of activations to int8 or uint8; its integers are for DequantizeLinear alone."""
     value, scale = node.activation(), node.constant(1, "scale").reshape(-1)
@@ -96,8 +101,9 @@ def quantise_linear(importer: Importer, node: Node) -> Value:
         raise UnsupportedError("its scale is not one positive number", "use one scale for a tensor")
     if zero_point.dtype not in (np.int8, np.uint8):
         raise UnsupportedError(f"it makes {zero_point.dtype}", "quantise activations to int8 or uint8")
-    limits = np.iinfo(zero_point.dtype)
-    shift = 128 if limits.min == 0 else 0  # as int8
+    if node.last:
+        raise UnsupportedError("the network ends in its integers", "end it with a DequantizeLinear")
+    limits, shift = np.iinfo(zero_point.dtype), _as_int8(zero_point.dtype)
     levels = Levels(float(scale[0]), int(zero_point[0]) - shift, limits.min - shift, limits.max - shift)
     importer.emit(
         Quantiser(name=node.name, input=value.tensor, output=node.name, levels=levels),
@@ -110,7 +116,14 @@ def dequantise_linear(importer: Importer, node: Node) -> Value:
     """DequantizeLinear behind a QuantizeLinear: between them, tensors here hold the real numbers."""
     value, scale = node.activation(), node.constant(1, "scale").reshape(-1)
     levels = importer.levels(value.tensor)
-    if levels is None or len(scale) != 1 or not np.isclose(scale[0], levels.scale, rtol=1e-6):
-        remedy = "put QuantizeLinear and DequantizeLinear next to each other, with one scale"
-        raise UnsupportedError("it is not behind a QuantizeLinear of its scale", remedy)
+    zero_point = np.asarray(node.inputs[2] if len(node.inputs) > 2 else np.uint8(0)).reshape(-1)
+    if (
+        levels is None
+        or len(scale) != 1
+        or not np.isclose(scale[0], levels.scale, rtol=1e-6)
+        or len(zero_point) != 1
+        or int(zero_point[0]) - _as_int8(zero_point.dtype) != levels.zero_point
+    ):
+        remedy = "put QuantizeLinear and DequantizeLinear next to each other, with one scale and zero point"
+        raise UnsupportedError("it is not behind a QuantizeLinear of its scale and zero point", remedy)
     return value

@@ -263,7 +263,7 @@ def _side_by_side(
     """As many pixels as there is room for, or fewer: a row must be whole."""
     lanes = config.post_lanes
     channels = -(-len(layer.weight) // lanes) * lanes
-    most = min(config.cols // channels, config.parameter_depth // (channels // lanes) - isa.ADDEND_WORDS)
+    most = min(config.cols // channels, (config.parameter_depth - isa.ADDEND_WORDS) // (channels // lanes))
     if layer.groups > 1 or layer.window.dilation[1] > 1:
         return []
     return [

@@ -5,6 +5,8 @@ A *tap* is (input channel, kernel row, kernel column). Row r of the array reads 
 any row whose bank holds its channel: bank ``channel % period`` of each copy.
 """
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -84,6 +86,28 @@ def cut(height: int, width: int, row_parts: int, column_parts: int) -> tuple[Rec
     return tuple(Rectangle(y, x, tall, wide) for y, tall in split(height, row_parts) for x, wide in columns)
 
 
+def tile_sizes(
+    height: int, width: int, row_parts: int, column_parts: int, size: Callable[[int, int], tuple[int, int]]
+) -> Counter[tuple[int, int]]:
+    """How many of the rectangles that `cut` makes have which ``size(height, width)``."""
+    columns = split(width, column_parts)
+    return Counter(size(tall, wide) for _, tall in split(height, row_parts) for _, wide in columns)
+
+
+def fewest_tiles(
+    candidates: Iterable[tuple[int, int, ConvolutionCost]], about_as_long: float = ABOUT_AS_LONG
+) -> tuple[int, int, ConvolutionCost]:
+    """Of (row parts, column parts, cost) that with the fewest tiles, of those that take about as long as the
+    fastest: every tile reads all weights again.
+    """
+    candidates = list(candidates)
+    enough = about_as_long * min(cost.cycles for _, _, cost in candidates)
+    return min(
+        (candidate for candidate in candidates if candidate[2].cycles <= enough),
+        key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
+    )
+
+
 @lru_cache(maxsize=4096)
 def pixel_tiles(
     height: int,
@@ -99,8 +123,7 @@ def pixel_tiles(
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
     Few large tiles need fewer instructions; but the drain of the last tile is not hidden by anything, which
-    speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights. Every tile
-    reads all weights again, so of mappings that take about as long the one with the fewest tiles is taken.
+    speaks for small ones, and tiles of little more than `rows` pixels or fewer wait for weights.
 
     Parameters
     ----------
@@ -110,6 +133,11 @@ def pixel_tiles(
     about_as_long: what fewer tiles may cost, as a factor of the fewest cycles.
     drain: cycles of the post unit for a result.
     """
+
+    def size(tall: int, wide: int) -> tuple[int, int]:
+        pixels = tall * (inputs[0] * wide + inputs[1])
+        return pixels, pixels
+
     candidates: list[tuple[int, int, ConvolutionCost]] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
     widest_row = (limit - inputs[1]) // inputs[0]
@@ -119,16 +147,8 @@ def pixel_tiles(
         fewest_rows = -(-abs(height) // min(limit // row, MAX_COUNT))
         row_choices = range(fewest_rows, min(abs(height), fewest_rows + MORE_TILES) + 1)
         for row_parts in row_choices if height > 0 else (-height,):
-            sizes: dict[tuple[int, int], int] = {}
-            for _, tall in split(abs(height), row_parts):
-                for _, wide in split(width, column_parts):
-                    pixels = tall * (inputs[0] * wide + inputs[1])
-                    sizes[pixels, pixels] = sizes.get((pixels, pixels), 0) + 1
+            sizes = tile_sizes(abs(height), width, row_parts, column_parts, size)
             cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels, drain)
             candidates.append((row_parts, column_parts, cost))
-    enough = about_as_long * min(cost.cycles for _, _, cost in candidates)
-    row_parts, column_parts, cost = min(
-        (candidate for candidate in candidates if candidate[2].cycles <= enough),
-        key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
-    )
+    row_parts, column_parts, cost = fewest_tiles(candidates, about_as_long)
     return cut(abs(height), width, row_parts, column_parts), cost

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Window
 from popshift.gen.mapping.cost import ConvolutionCost
-from popshift.gen.mapping.tiling import ABOUT_AS_LONG, MAX_COUNT, MORE_TILES, Rectangle, cut, split
+from popshift.gen.mapping.tiling import MAX_COUNT, MORE_TILES, Rectangle, cut, fewest_tiles, tile_sizes
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Kind, Opcode
@@ -30,7 +30,7 @@ def depthwise(layer: Convolution, source: TensorLayout, config: AcceleratorConfi
     its column.
     """
     channels, period = len(layer.weight), source.period
-    one_each = layer.weight.shape[1] == 1 and source.shape[0] == channels == max(layer.groups, 1)
+    one_each = layer.weight.shape[1] == 1 and source.shape[0] == channels == layer.groups
     in_place = period == config.cols or channels <= period <= config.cols
     near = max(layer.window.stride) <= _MAX_EVERY and layer.factors is None
     return bool(config.window_depth) and Kind.DENSE in isa.kinds(config) and one_each and in_place and near
@@ -163,6 +163,10 @@ def _passes(walk: WindowWalk) -> Passes:
 def _pixel_tiles(
     walk: WindowWalk, height: int, width: int, channels: int, drain: int
 ) -> tuple[Sequence[Rectangle], ConvolutionCost]:
+    def size(tall: int, wide: int) -> tuple[int, int]:
+        lines, pixels = walk.streamed(tall, wide)
+        return lines * pixels, tall * wide
+
     config, passes = walk.config, len(walk.passes())
     stride, outputs = walk.pair(*walk.window.stride), walk.pair(height, width)
     most = (MAX_COUNT - walk.block[0]) // stride[0] + 1
@@ -174,17 +178,8 @@ def _pixel_tiles(
         fewest = -(-outputs[0] // most_lines)
         for line_parts in range(fewest, min(outputs[0], fewest + MORE_TILES) + 1):
             row_parts, column_parts = (parts, line_parts) if walk.down else (line_parts, parts)
-            sizes: dict[tuple[int, int], int] = {}
-            for _, tall in split(height, row_parts):
-                for _, wide in split(width, column_parts):
-                    lines, pixels = walk.streamed(tall, wide)
-                    size = lines * pixels, tall * wide
-                    sizes[size] = sizes.get(size, 0) + 1
+            sizes = tile_sizes(height, width, row_parts, column_parts, size)
             cost = ConvolutionCost.of(sizes, passes, channels, config, config.cols, drain)
             candidates.append((row_parts, column_parts, cost))
-    enough = ABOUT_AS_LONG * min(cost.cycles for _, _, cost in candidates)
-    row_parts, column_parts, cost = min(
-        (candidate for candidate in candidates if candidate[2].cycles <= enough),
-        key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
-    )
+    row_parts, column_parts, cost = fewest_tiles(candidates)
     return cut(height, width, row_parts, column_parts), cost

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from popshift.gen.bench.records import tools
-from popshift.gen.demo import CALIBRATION_IMAGES, Demo
+from popshift.gen.compress.ranges import CALIBRATION_IMAGES
+from popshift.gen.demo import Demo
 from popshift.gen.execution import Level
 from popshift.gen.report import page
 from popshift.gen.report.charts import Thumbnail, confusion_matrix, thumbnails

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from tests.supplied import supplied
 
 from popshift.gen.compilation import compile_model
 from popshift.gen.execution import predicted_cycles
@@ -28,7 +29,6 @@ SMALL = TINY.replace(
     **{"rows": 8, "cols": 8, "tile_rows": 2, "post_lanes": 1, "pe_kinds": ["xnor"]},
     **{"requantise": "compact", "accumulator_width": 24},
 )
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "tfc_mnist"
 
 
 class BipolarQuant(OpRun):
@@ -196,6 +196,26 @@ def test_a_float_network_is_what_the_reference_computes(tmp_path):
     assert (got.argmax(1) == wanted.argmax(1)).mean() >= 0.9
 
 
+def test_constants_of_nodes_are_constants(tmp_path):
+    """As older exporters of PyTorch write them, moved about by operators."""
+    rng = np.random.default_rng(SEED)
+    weight = normal(rng, 6, 4)
+    nodes = [
+        node("Constant", [], "w", value=numpy_helper.from_array(weight, "w")),
+        node("Constant", [], "shape", value_ints=[1, -1]),
+        node("Constant", [], "three", value_float=3.0),
+        node("Transpose", ["w"], "t", perm=[1, 0]),
+        node("Mul", ["x", "three"], "scaled"),
+        node("Flatten", ["scaled"], "flat"),
+        node("MatMul", ["flat", "t"], "y"),
+    ]
+    x = normal(rng, 9, 4, 1, 1)
+    spec = saved(model(nodes, {}, (4, 1, 1), "y"), tmp_path)
+    graph = load_model(spec).graph
+    found = evaluate(graph, torch.from_numpy(x))[graph.outputs[0]]
+    np.testing.assert_allclose(found.flatten(1), 3 * x[:, :, 0, 0] @ weight.T, rtol=1e-5, atol=1e-5)
+
+
 def test_residual_blocks_and_groups_run(tmp_path):
     rng = np.random.default_rng(SEED)
     constants = {
@@ -269,17 +289,17 @@ def test_what_is_no_model_is_said_in_a_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def mnist():
-    if not SHARED.is_dir():
-        pytest.skip("the networks of ../shared/data are not here")
-    data = np.load(SHARED / "data.npz")
-    return (data["x"] / 255).astype(np.float32)[:, None], data["y"], data["logits_1W1A"]
+    folder = supplied("tfc_mnist")
+    data = np.load(folder / "data.npz")
+    return folder, (data["x"] / 255).astype(np.float32)[:, None], data
 
 
 @pytest.mark.parametrize("config", [load_config("a16-xnor"), SMALL], ids=lambda config: config.name)
 def test_tfc_w1a1_gives_the_logits_of_qonnx(mnist, config):
     """All 10,000 images, every logit to the last bit of float32; 50 of them by the hardware."""
-    x, labels, logits = mnist
-    compiled = compile_model(str(SHARED / "TFC_1W1A.onnx"), config, x[:8])
+    folder, x, data = mnist
+    labels, logits = data["y"], data["logits_1W1A"]
+    compiled = compile_model(str(folder / "TFC_1W1A.onnx"), config, x[:8])
     (got,) = compiled.run(x, "isa").real_outputs.values()
     np.testing.assert_array_equal(got.astype(np.float32), logits)
     assert (got.argmax(1) == labels).mean() == pytest.approx(0.9296)
@@ -292,16 +312,15 @@ def test_tfc_w1a1_gives_the_logits_of_qonnx(mnist, config):
 
 @pytest.mark.parametrize("name", ["1W2A", "2W2A"])
 def test_tfc_of_two_bits_gives_the_logits_of_qonnx(mnist, name):
-    x, labels, _ = mnist
-    logits = np.load(SHARED / "data.npz")[f"logits_{name}"]
-    (got,) = compile_model(str(SHARED / f"TFC_{name}.onnx"), "a16").run(x, "isa").real_outputs.values()
-    np.testing.assert_array_equal(got.astype(np.float32), logits)
-    assert (got.argmax(1) == labels).mean() == pytest.approx({"1W2A": 0.9474, "2W2A": 0.9660}[name])
+    folder, x, data = mnist
+    (got,) = compile_model(str(folder / f"TFC_{name}.onnx"), "a16").run(x, "isa").real_outputs.values()
+    np.testing.assert_array_equal(got.astype(np.float32), data[f"logits_{name}"])
+    assert (got.argmax(1) == data["y"]).mean() == pytest.approx({"1W2A": 0.9474, "2W2A": 0.9660}[name])
 
 
 def test_a_float_cnn_keeps_its_accuracy(mnist):
     """MNIST-8 of the ONNX model zoo, 98.90 % in float, quantised here with 300 of the images."""
-    x, labels, _ = mnist
-    compiled = compile_model(str(SHARED / "mnist8_conv_float.onnx"), "a16", x[:300])
+    folder, x, data = mnist
+    compiled = compile_model(str(folder / "mnist8_conv_float.onnx"), "a16", x[:300])
     (got,) = compiled.run(x, "isa").real_outputs.values()
-    assert (got.reshape(len(x), -1).argmax(1) == labels).mean() >= 0.985
+    assert (got.reshape(len(x), -1).argmax(1) == data["y"]).mean() >= 0.985

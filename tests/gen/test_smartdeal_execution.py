@@ -297,6 +297,6 @@ def test_an_exported_program_says_that_it_lost_the_form(tmp_path):
 def test_the_target_may_be_named():
     assert SmartDealConfig.for_target("a8").banks == 8
     with pytest.raises(InputError, match=r"row_sparsity must be at least 0 and below 1, not '0\.5'"):
-        SmartDealConfig(row_sparsity="0.5")  # type: ignore[arg-type]  # on purpose: a text
+        SmartDealConfig(**{"row_sparsity": "0.5"})
     one = SmartDealConfig.for_target(SHIFT)
     assert (one.group, one.slice_rows) == (2, ONE_SLICE)

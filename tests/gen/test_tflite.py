@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests import tflite_models as models
+from tests.supplied import supplied
 from tests.tflite_models import Writer, checksum, random_model, samples
 from typer.testing import CliRunner
 
@@ -30,7 +31,6 @@ from popshift.hw.errors import InputError, ModelError
 from popshift.hw.isa import Counter
 from popshift.hw.numerics import Requantise
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 TINY = load_config("tiny").replace(activation_depth=2048, weight_depth=4096, parameter_depth=1024)
 ROOMY = TINY.replace(name="roomy", rows=8, activation_depth=16384, parameter_depth=4096, weight_depth=16384)
 TFLM = {
@@ -60,10 +60,8 @@ def written(data: bytes | Writer, folder: Path) -> str:
 
 def real_network(folder: str) -> tuple[Path, dict[str, np.ndarray]]:
     """A .tflite file of ../shared/data, and what is beside it: inputs, labels, outputs of TFLM."""
-    if not (SHARED / folder).is_dir():
-        pytest.skip("the networks of ../shared/data are not here")
-    (path,) = (path for path in (SHARED / folder).glob("*.tflite") if "float32" not in path.name)
-    return path, np.load(SHARED / folder / "data.npz")
+    (path,) = (path for path in supplied(folder).glob("*.tflite") if "float32" not in path.name)
+    return path, np.load(path.parent / "data.npz")
 
 
 def computed(network: IntegerNetwork, x: np.ndarray) -> np.ndarray:
