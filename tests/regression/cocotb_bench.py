@@ -71,9 +71,9 @@ def build_bench(verilog: str) -> Path:
     """
     tool = find_verilator()
     flags = [*_FLAGS, *warning_flags()]
-    key = digest(
-        verilog, tool.version, compiler_version(), cocotb.__version__, str(_REPLACED), _OPTIMISE, *flags
-    )
+    library = str(Path(cocotb.__file__).parent)  # linked by its place, which another venv does not share
+    versions = tool.version, compiler_version(), cocotb.__version__, library
+    key = digest(verilog, *versions, str(_REPLACED), _OPTIMISE, *flags)
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
