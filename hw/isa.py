@@ -50,11 +50,11 @@ side by side:
   image, where binary activations have no zero to read.
 * ``ADD`` (only with ``residual``): a POST from MATRIX, not packed, that adds a tensor to what it would write.
   A result is clamped to ``inner_low .. inner_high`` around ``inner_zero_point`` first. It and the tensor's
-  byte are raised by `popshift.hw.numerics.Requantise.sum_shift` bits and scaled, each with a bias, multiplier
-  and shift of its own; their sum is requantised like an accumulator. The three parameter words in front of
-  ``parameter_base`` hold that: of the byte, the result, the sum. The bytes lie in the bank groups from
-  ``addend_group`` on, a pixel ``x_step`` behind the other, and so on as the results do; groups that do not
-  exist read as 0.
+  byte are raised by `popshift.hw.numerics.Requantise.sum_shift` bits. One of them (the result, if
+  ``scale_result``) is then scaled, with a bias, multiplier and shift; the other is halved. Their sum is
+  requantised like an accumulator. The two parameter words in front of ``parameter_base`` hold that: of the
+  one that is scaled, of the sum. The bytes lie in the bank groups from ``addend_group`` on, a pixel
+  ``x_step`` behind the other, and so on as the results do; groups that do not exist read as 0.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
   read one word (a byte of every bank) and fold it into the window's maximum, sum, or bitwise or; hand each
   finished window to the post unit.
@@ -252,7 +252,7 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         *_POST,
         [_address("addend_base"), _address("addend_y_step")],
         [_address("addend_plane_step"), Field("inner_zero_point", 8), Field("inner_low", 8)],
-        [Field("inner_high", 8), Field("addend_group", 5)],
+        [Field("inner_high", 8), Field("addend_group", 5), Field("scale_result", 1)],
     ],
 }
 
@@ -447,8 +447,8 @@ def accumulated(item: Instruction) -> tuple[int, int]:
     return lines, pixels
 
 
-ADDEND_WORDS = 3
-"""Parameter words in front of those of the channels of an ADD: of the byte, the result and the sum."""
+ADDEND_WORDS = 2
+"""Parameter words in front of those of the channels of an ADD: of what is scaled, and of the sum."""
 
 
 def basis_groups(config: AcceleratorConfig) -> int:

@@ -112,6 +112,11 @@ def raised(x: Any, zero_point: int, mode: Requantise) -> Any:
     return (x - zero_point) << mode.sum_shift
 
 
+def halved(x: Any, mode: Requantise) -> Any:
+    """What a factor of one half makes of `raised`, exactly; `x`: less the zero point."""
+    return x << mode.sum_shift - 1
+
+
 def wrap(x: Any, bits: int) -> Any:
     """What `bits` bits of two's complement keep of an integer."""
     half = 1 << (bits - 1)

@@ -332,14 +332,13 @@ class Units:
             addend = self._gather(banks[:, None], (words & self._address_mask)[None])
         elif (words & self._address_mask).max() >= config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
-        of_byte, of_result, of_sum = self._lane_parameters(item, np.arange(-isa.ADDEND_WORDS, 0))
-        terms = []
-        for lanes, values in ((of_byte, addend), (of_result, results)):
-            raised = numerics.raised(values[None].astype(np.int64), 0, config.requantise)
-            biased = self._factors([lanes], raised)
-            scaled = numerics.scale(*biased, config.requantise)
-            terms.append(numerics.wrap(scaled, config.post_bits))
-        total = numerics.wrap(terms[0] + terms[1], config.post_bits)
+        mode = config.requantise
+        of_scaled, of_sum = self._lane_parameters(item, np.arange(-isa.ADDEND_WORDS, 0))
+        terms = [values[None].astype(np.int64) for values in (addend, results)]
+        other, one = terms if item["scale_result"] else reversed(terms)
+        scaled = numerics.scale(*self._factors([of_scaled], numerics.raised(one, 0, mode)), mode)
+        total = numerics.wrap(scaled, config.post_bits) + numerics.halved(other, mode)
+        total = numerics.wrap(total, config.post_bits)
         return self._clamped(item, *self._factors([of_sum], total))[0]
 
     def _post_matrix(self, item: Instruction) -> Job:

@@ -163,6 +163,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
             "addend_y_step": rng.randint(0, 9),
             "addend_plane_step": rng.randint(-1 if planes < 10 else 0, 60 // planes),
             "addend_group": rng.randrange(config.bank_groups + 1),
+            "scale_result": rng.randrange(2),
             "inner_zero_point": rng.randint(-128, 127),
             "inner_low": rng.choice((-128, low)),
             "inner_high": rng.choice((127, rng.randint(low, 127))),

@@ -24,7 +24,7 @@ from popshift.gen.mapping.sections import (
     window_base,
     words_of,
 )
-from popshift.gen.mapping.sums import sum_lanes
+from popshift.gen.mapping.sums import scales_result, sum_lanes
 from popshift.gen.mapping.tiling import ABOUT_AS_LONG, Rectangle
 from popshift.gen.mapping.weight_tiles import ColumnTile, basis_lanes, runs
 from popshift.hw import isa
@@ -262,7 +262,7 @@ def _instructions(
     place = _place(target, channels, config)
     class_words = place["chunks"] * (config.groups_of_byte if target.layout.bits else 1)
     plane = place.pop("plane")
-    items: list[Instruction] = []
+    found: list[tuple[list[Instruction], Instruction]] = []
     for region in regions:
         tile = region.rectangle
         matrices = [
@@ -295,7 +295,27 @@ def _instructions(
             **rectangle,
             **_addend(layer, other, tile, plane, channels[0], config, scheme),
         )
-        items += [matrices[0], *(fills if not items else []), post, *matrices[1:]]
+        found.append((matrices, post))
+    return _ordered(found, fills)
+
+
+def _ordered(
+    found: Sequence[tuple[list[Instruction], Instruction]], fills: list[Instruction]
+) -> list[Instruction]:
+    """MATRIXes and the POST of each pixel tile, in the order in which they are handed over.
+
+    A POST is handed over when the one before is done, and what follows it only then. So the next tile's
+    MATRIX comes before it: its weights are loaded in time. Not if a MATRIX fills several halves: the first
+    would wait for its POST until the last is nearly full.
+    """
+    first, *rest = found[0][0]
+    items = [first, *fills]
+    for number, (_, post) in enumerate(found):
+        following = found[number + 1][0] if number + 1 < len(found) else []
+        early = not rest and first["n_tiles"] == 1
+        items += [*following[: int(early)], post, *rest, *following[: int(not early)]]
+        if following:
+            first, *rest = following
     return items
 
 
@@ -316,6 +336,7 @@ def _addend(
         "inner_zero_point": layer.sum.result.zero_point,
         "inner_low": layer.requantisation.low,
         "inner_high": layer.requantisation.high,
+        "scale_result": int(scales_result(layer.sum, config)),
         "addend_group": first % other.layout.period // config.post_lanes,
         **{f"addend_{name}": steps[name] for name in ("base", "y_step", "plane_step")},
     }

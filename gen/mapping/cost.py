@@ -3,15 +3,21 @@
 They choose; what a program is said to take comes from the cycle model, `popshift.sim.cycles`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.isa import LENGTHS, Opcode
 from popshift.hw.matrix.feeder import shortest_pass
+from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.numerics import BASIS_SIZE
+from popshift.hw.post.sums import SUM_LATENCY
+from popshift.hw.post.unit import longest_flight
 
 START_CYCLES = 12
-"""Fetching an instruction and filling the pipelines, roughly."""
+"""Handing an instruction over and filling the pipelines, roughly."""
+_SETTLED = 6
+"""Tiles of one size after which each takes as long as the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +44,15 @@ class ConvolutionCost:
     @classmethod
     def of(
         cls,
-        tiles: Mapping[tuple[int, int], int],
+        tiles: Sequence[tuple[tuple[int, int], int]],
         row_tiles: int,
         channels: int,
         config: AcceleratorConfig,
         tile_channels: int,
         drain: int = 1,
     ) -> "ConvolutionCost":
-        """Cost of pixel tiles, {(pixels streamed, accumulators): how many}, each computed for all `channels`
-        output channels.
+        """Cost of pixel tiles, in their order: ((pixels streamed, accumulators), how many like this); each is
+        computed for all `channels` output channels.
 
         `tile_channels`: output channels of a column tile; if they are fewer than the columns, each of them
         has one for every column of Ce. `drain`: cycles of the post unit for a result.
@@ -57,18 +63,53 @@ class ConvolutionCost:
         last_channels = channels - (column_tiles - 1) * tile_channels
         last_chunks = -(-last_channels // config.post_lanes) * columns
         shortest = shortest_pass(config)  # a pass hides the load of the next weights
-        matrix = weights = post = 0
-        for (pixels, results), number in tiles.items():
-            passes = row_tiles * column_tiles * number
-            half = row_tiles * max(pixels, shortest)
-            matrix += passes * pixels
-            weights += passes * max(0, shortest - pixels)
-            full = max(0, results * chunks - half) * (column_tiles - 1)
-            post += (full + max(0, results * last_chunks - half)) * number
-        smallest, fewest = min(tiles)
-        last_drain = min(fewest * last_chunks, row_tiles * max(smallest, shortest))
-        starts = sum(tiles.values()) * (config.rows + START_CYCLES)
-        return cls(matrix, weights, post, starts + last_drain)
+        halves = _Halves(config, drain)
+        matrix = weights = 0
+        for (pixels, results), number in tiles:
+            passed = max(pixels, shortest)
+            matrix += row_tiles * column_tiles * number * pixels
+            weights += row_tiles * column_tiles * number * (passed - pixels)
+            restart = max(0, config.rows + START_CYCLES - passed)
+            drains = [results * chunks] * (column_tiles - 1) + [results * last_chunks]
+            halves.add(row_tiles * passed, restart, drains, number)
+        overhead = config.rows + START_CYCLES + halves.released - halves.streamed
+        post = halves.released - matrix - weights - (halves.released - halves.streamed)
+        return cls(matrix, weights, post, overhead)
+
+
+class _Halves:
+    """Accumulator halves that are filled and drained in turn, in a short form of the cycle model.
+
+    Attributes
+    ----------
+    streamed, released: cycles until the last half so far has been streamed, and drained.
+    """
+
+    def __init__(self, config: AcceleratorConfig, drain: int) -> None:
+        opcode, more = (Opcode.POST, 0) if drain == 1 else (Opcode.ADD, SUM_LATENCY)
+        self._restart = longest_flight(config) + more + LENGTHS[opcode] + START_CYCLES
+        self._to_full = last_to_full(config)
+        self.streamed = self.released = self._before = self._post = 0
+
+    def add(self, stream: int, restart: int, drains: Sequence[int], number: int) -> None:
+        """`number` pixel tiles: every half is streamed in `stream` cycles, drained in one of `drains`; a
+        tile's first pass comes `restart` cycles later.
+        """
+        simulated = min(number, _SETTLED)
+        for _ in range(simulated):
+            last = self.released
+            self.streamed += restart
+            for drain in drains:
+                self.streamed = max(self.streamed, self._before) + stream
+                self._before = self.released
+                self.released = max(self.streamed + self._to_full, self._post) + drain
+                self._post = self.released
+            self._post += self._restart
+        more = (number - simulated) * (self.released - last)
+        self.streamed += more
+        self.released += more
+        self._before += more
+        self._post += more
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from popshift.gen.mapping.sections import (
     words_of,
 )
 from popshift.gen.mapping.signs import sign_sections
-from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
+from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, sizes
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Lane, Opcode, Source, instruction
@@ -67,7 +67,7 @@ def pool_sections(
             remedy=f"raise parameter_depth to at least {groups}",
         )
     _, height, width = target.layout.shape
-    tiles = cut(height, width, -(-height // MAX_COUNT), -(-width // MAX_COUNT))
+    tiles = cut(*(sizes(length, -(-length // MAX_COUNT)) for length in (height, width)))
     fills = fill_padding(target, config)
     at_once = MAX_PLANES if uniform else min(MAX_PLANES, config.parameter_depth // groups)
     parts = [

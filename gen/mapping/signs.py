@@ -18,7 +18,7 @@ from popshift.gen.mapping.sections import (
     tile_ranges,
     words_of,
 )
-from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut
+from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, sizes
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Opcode, Source, instruction
@@ -53,7 +53,7 @@ def sign_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
             remedy=f"raise parameter_depth to at least {len(words)}",
         )
     _, height, width = target.layout.shape
-    tiles = cut(height, width, -(-height // MAX_COUNT), -(-width // MAX_COUNT))
+    tiles = cut(*(sizes(length, -(-length // MAX_COUNT)) for length in (height, width)))
     fills = fill_padding(target, config)
     parts = tile_ranges(tiles, min(turns, planes) * CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
     return [

@@ -17,9 +17,11 @@ from popshift.gen.graph import (
     Tensor,
     Window,
 )
+from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Lane
+from popshift.hw.numerics import Requantise, quantise_multiplier
 
 
 def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
@@ -43,6 +45,8 @@ def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
                 where=f"layer {operator.name}",
                 remedy="use a configuration with residual = true",
             )
+        if _half(graph.mode) not in (operator.first, operator.second):
+            raise ModelError("neither of its factors is one half", where=f"layer {operator.name}")
         producer = _producer(graph, operator, operators, config)
         if producer is None:
             copied = graph.tensors[operator.input]
@@ -102,17 +106,28 @@ def _fused(producer: Convolution, add: Add, result: Tensor, *, swapped: bool) ->
     return dataclasses.replace(producer, name=f"{producer.name} + {add.name}", output=add.output, sum=fused)
 
 
+def _half(mode: Requantise) -> Factor:
+    """Of the tensor with the larger scale, as `popshift.gen.compress.sums` has it."""
+    return Factor(*quantise_multiplier(0.5, mode))
+
+
+def scales_result(fused: FusedSum, config: AcceleratorConfig) -> bool:
+    """Whether the result is scaled, and the other tensor just halved."""
+    return fused.own != _half(config.requantise)
+
+
 def sum_lanes(fused: FusedSum, other_zero_point: int, config: AcceleratorConfig) -> list[list[Lane]]:
-    """The three parameter words in front of the channels': of the other tensor, the result, their sum."""
-    shift = config.requantise.sum_shift
-    last = fused.requantisation
-
-    def scaled(zero_point: int, factor: Factor) -> Lane:
-        return Lane(-zero_point << shift, factor.multiplier, factor.shift)
-
+    """The two parameter words in front of the channels': of the tensor that is scaled, and of the sum, which
+    also takes the other tensor's zero point away.
+    """
+    mode, last = config.requantise, fused.requantisation
+    zero_points, factor = [fused.result.zero_point, other_zero_point], fused.own
+    if not scales_result(fused, config):
+        zero_points, factor = zero_points[::-1], fused.of_other
+    of_scaled = numerics.raised(0, zero_points[0], mode)
+    of_sum = numerics.halved(-zero_points[1], mode)
     words = [
-        scaled(other_zero_point, fused.of_other),
-        scaled(fused.result.zero_point, fused.own),
-        Lane(0, int(last.multiplier[0]), int(last.shift[0])),
+        Lane(of_scaled, factor.multiplier, factor.shift),
+        Lane(of_sum, int(last.multiplier[0]), int(last.shift[0])),
     ]
     return [[lane] * config.post_lanes for lane in words]

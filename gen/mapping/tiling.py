@@ -6,9 +6,10 @@ any row whose bank holds its channel: bank ``channel % period`` of each copy.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ MAX_COUNT = 1 << 12
 """Turns of a pixel loop that an instruction can hold."""
 MORE_TILES = 24
 """How many more pixel tiles than necessary are considered."""
+_NARROW = (1, 2, 3, 4, 6)
+_MORE_WITH_NARROW = 8
 ABOUT_AS_LONG = 1.01
 """Cycles that fewer pixel tiles may cost."""
 
@@ -80,31 +83,61 @@ def split(length: int, parts: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def cut(height: int, width: int, row_parts: int, column_parts: int) -> tuple[Rectangle, ...]:
-    """Rectangles that cover `height` x `width`, row by row."""
-    columns = split(width, column_parts)
-    return tuple(Rectangle(y, x, tall, wide) for y, tall in split(height, row_parts) for x, wide in columns)
+def sizes(length: int, parts: int) -> tuple[int, ...]:
+    """Of the pieces of `split`."""
+    return tuple(size for _, size in split(length, parts))
+
+
+def strips(length: int, fewest: int) -> Iterator[tuple[int, ...]]:
+    """Sizes of the pieces, at least `fewest`, that `length` may be cut into: nearly equal ones, and such with
+    a narrow one in front or behind, which keeps short what nothing is done beside: the first tile's sums,
+    and the last tile's drain.
+    """
+    for parts in range(fewest, min(length, fewest + MORE_TILES) + 1):
+        yield sizes(length, parts)
+        for narrow in _NARROW:
+            if parts < fewest + _MORE_WITH_NARROW and narrow < (length - narrow) // parts:
+                rest = sizes(length - narrow, parts)
+                yield (*rest, narrow)
+                yield (narrow, *rest)
+
+
+def cut(rows: Sequence[int], columns: Sequence[int]) -> tuple[Rectangle, ...]:
+    """Rectangles of these heights and widths, row by row."""
+    tops, lefts = (np.cumsum([0, *lengths]).tolist() for lengths in (rows, columns))
+    return tuple(
+        Rectangle(y, x, tall, wide)
+        for y, tall in zip(tops, rows, strict=False)
+        for x, wide in zip(lefts, columns, strict=False)
+    )
 
 
 def tile_sizes(
-    height: int, width: int, row_parts: int, column_parts: int, size: Callable[[int, int], tuple[int, int]]
-) -> Counter[tuple[int, int]]:
-    """How many of the rectangles that `cut` makes have which ``size(height, width)``."""
-    columns = split(width, column_parts)
-    return Counter(size(tall, wide) for _, tall in split(height, row_parts) for _, wide in columns)
+    rows: Sequence[int], columns: Sequence[int], size: Callable[[int, int], tuple[int, int]]
+) -> list[tuple[tuple[int, int], int]]:
+    """``size(height, width)`` of the rectangles that `cut` makes, row by row, and of how many it is."""
+    widths = Counter(columns)
+    return [
+        (size(tall, wide), len(list(alike)) * number)
+        for tall, group in groupby(rows)
+        for alike in [list(group)]
+        for wide, number in widths.items()
+    ]
 
 
-def fewest_tiles(
-    candidates: Iterable[tuple[int, int, ConvolutionCost]], about_as_long: float = ABOUT_AS_LONG
-) -> tuple[int, int, ConvolutionCost]:
-    """Of (row parts, column parts, cost) that with the fewest tiles, of those that take about as long as the
-    fastest: every tile reads all weights again.
+Tiling = tuple[Sequence[int], Sequence[int], ConvolutionCost]
+"""Heights of rows of tiles, widths of columns, and what it costs."""
+
+
+def fewest_tiles(candidates: Iterable[Tiling], about_as_long: float = ABOUT_AS_LONG) -> Tiling:
+    """The one with the fewest tiles of those that take about as long as the fastest: every tile reads all
+    weights again.
     """
     candidates = list(candidates)
     enough = about_as_long * min(cost.cycles for _, _, cost in candidates)
     return min(
         (candidate for candidate in candidates if candidate[2].cycles <= enough),
-        key=lambda candidate: (candidate[0] * candidate[1], candidate[2].cycles),
+        key=lambda candidate: (len(candidate[0]) * len(candidate[1]), candidate[2].cycles),
     )
 
 
@@ -138,17 +171,18 @@ def pixel_tiles(
         pixels = tall * (inputs[0] * wide + inputs[1])
         return pixels, pixels
 
-    candidates: list[tuple[int, int, ConvolutionCost]] = []
+    candidates: list[Tiling] = []
     limit = min(config.accumulator_depth, MAX_COUNT)
     widest_row = (limit - inputs[1]) // inputs[0]
     fewest_columns = -(-width // widest_row)
     for column_parts in range(fewest_columns, min(width, fewest_columns + 3) + 1):
         row = inputs[0] * -(-width // column_parts) + inputs[1]
         fewest_rows = -(-abs(height) // min(limit // row, MAX_COUNT))
-        row_choices = range(fewest_rows, min(abs(height), fewest_rows + MORE_TILES) + 1)
-        for row_parts in row_choices if height > 0 else (-height,):
-            sizes = tile_sizes(abs(height), width, row_parts, column_parts, size)
-            cost = ConvolutionCost.of(sizes, row_tiles, channels, config, tile_channels, drain)
-            candidates.append((row_parts, column_parts, cost))
-    row_parts, column_parts, cost = fewest_tiles(candidates, about_as_long)
-    return cut(abs(height), width, row_parts, column_parts), cost
+        for rows in strips(height, fewest_rows) if height > 0 else [(1,) * -height]:
+            columns = sizes(width, column_parts)
+            cost = ConvolutionCost.of(
+                tile_sizes(rows, columns, size), row_tiles, channels, config, tile_channels, drain
+            )
+            candidates.append((rows, columns, cost))
+    rows, columns, cost = fewest_tiles(candidates, about_as_long)
+    return cut(rows, columns), cost

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Window
 from popshift.gen.mapping.cost import ConvolutionCost
-from popshift.gen.mapping.tiling import MAX_COUNT, MORE_TILES, Rectangle, cut, fewest_tiles, tile_sizes
+from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, fewest_tiles, sizes, strips, tile_sizes
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Kind, Opcode
@@ -175,11 +175,11 @@ def _pixel_tiles(
     candidates = []
     for parts in range(fewest_parts, min(outputs[1], fewest_parts + 3) + 1):
         most_lines = min(most, config.accumulator_depth // -(-outputs[1] // parts))
-        fewest = -(-outputs[0] // most_lines)
-        for line_parts in range(fewest, min(outputs[0], fewest + MORE_TILES) + 1):
-            row_parts, column_parts = (parts, line_parts) if walk.down else (line_parts, parts)
-            sizes = tile_sizes(height, width, row_parts, column_parts, size)
-            cost = ConvolutionCost.of(sizes, passes, channels, config, config.cols, drain)
-            candidates.append((row_parts, column_parts, cost))
-    row_parts, column_parts, cost = fewest_tiles(candidates)
-    return cut(height, width, row_parts, column_parts), cost
+        across = sizes(outputs[1], parts)
+        for along in strips(outputs[0], -(-outputs[0] // most_lines)):
+            rows, columns = (across, along) if walk.down else (along, across)
+            tiles = tile_sizes(rows, columns, size)
+            cost = ConvolutionCost.of(tiles, passes, channels, config, config.cols, drain)
+            candidates.append((rows, columns, cost))
+    rows, columns, cost = fewest_tiles(candidates)
+    return cut(rows, columns), cost

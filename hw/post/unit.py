@@ -215,6 +215,7 @@ class PostUnit(wiring.Component):
                 m.submodules[f"sum_{index}"] = sum_lane = SumLane(config=config)
                 m.d.comb += [
                     sum_lane.turn.eq(sums.turn),
+                    sum_lane.scale_result.eq(control.scale_result),
                     sum_lane.byte.eq(sums.reader.bytes[index]),
                     sum_lane.activation.eq(lane.activation),
                     sum_lane.scaled.eq(lane.scaled),

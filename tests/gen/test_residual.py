@@ -145,7 +145,7 @@ def test_a_layer_that_is_cut_adds_the_right_part():
     made.channels, made.size = 21, (9, 8)
     made.tensor("x", 21)
     made.graph.outputs = [made.sum("x", made.convolution("x", 3))]
-    config = TINY.replace(parameter_depth=6, accumulator_depth=16, program_depth=96)
+    config = TINY.replace(parameter_depth=5, accumulator_depth=16, program_depth=96)
     sections = [layer.name for layer in compile_graph(made.graph, config).program.layers]
     assert len(sections) > 6
     check_levels(made.graph, config, made.images(), rtl=True)
