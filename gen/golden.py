@@ -83,7 +83,13 @@ def _run_chunk(graph: Graph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, N
         else:
             acc = _pool(operator, torch.from_numpy(stored).to(torch.float64), source)
         raw = isinstance(operator, Pool) and operator.raw
-        found = _requantise(operator.requantisation, acc, 0 if raw else result.zero_point, graph)
+        zero_point = 0 if raw else result.zero_point
+        found = _requantise(operator.requantisation, acc, zero_point, graph)
+        if isinstance(operator, Pool) and operator.partial:
+            inside = np.outer(*operator.window.inside(*source.shape[1:])).ravel()
+            for count, factor in operator.partial.items():
+                one = operator.requantisation.replaced(factor)
+                found[..., inside == count] = _requantise(one, acc[..., inside == count], zero_point, graph)
         if (result.bits and not source.bits) or (result.bits and isinstance(operator, Convolution)):
             found = pack_signs(found, axis=1)
         values[operator.output] = found.reshape(-1, *result.shape)

@@ -5,8 +5,8 @@ Arrays are NumPy; every number in it is exact.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -62,6 +62,27 @@ class Window:
             (width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1,
         )
 
+    def inside(self, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many of its rows each row of windows over `height` x `width` has inside, and of its columns
+        each column."""
+        top, _, left, _ = self.padding
+        places = [
+            (np.arange(number) * stride - before)[:, None] + step * np.arange(kernel)
+            for number, stride, before, step, kernel in zip(
+                self.output_size(height, width),
+                self.stride,
+                (top, left),
+                self.dilation,
+                self.kernel,
+                strict=True,
+            )
+        ]
+        rows, columns = (
+            ((place >= 0) & (place < length)).sum(1)
+            for place, length in zip(places, (height, width), strict=True)
+        )
+        return rows, columns
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requantisation:
@@ -85,6 +106,14 @@ class Requantisation:
             low=numerics.ACTIVATION_MIN,
             high=numerics.ACTIVATION_MAX,
         )
+
+    def replaced(self, factor: "Factor") -> "Requantisation":
+        """With this factor for all channels."""
+        multiplier, shift = (
+            np.full_like(self.multiplier, factor.multiplier),
+            np.full_like(self.shift, factor.shift),
+        )
+        return replace(self, multiplier=multiplier, shift=shift)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +182,11 @@ class Pool:
     over the whole window, padding counting as real 0 (the divisor is in the requantisation). Then
     requantise.
 
-    ``raw`` (AVERAGE without padding): zero points count for nothing, ``acc = sum(x)``, and the output is the
-    requantised value itself: rounding is symmetric about the integer 0, as in TensorFlow Lite.
+    ``partial`` (AVERAGE): the factors of windows that have fewer pixels inside, by their number; without
+    them padding counts like any pixel.
+
+    ``raw`` (AVERAGE): zero points count for nothing, ``acc = sum(x)`` over the pixels inside, and the output
+    is the requantised value itself: rounding is symmetric about the integer 0, as in TensorFlow Lite.
 
     MAX of a binary tensor: of every bit. Its requantisation, one factor for each byte, is the identity. If
     only the output is binary, its bits are the signs of the requantised values.
@@ -166,6 +198,7 @@ class Pool:
     window: Window
     operation: Pooling
     requantisation: Requantisation
+    partial: "Mapping[int, Factor]" = field(default_factory=dict)
     raw: bool = False
 
     @property

@@ -27,7 +27,7 @@ from popshift.gen.graph import (
 from popshift.hw.errors import ProgramError
 from popshift.hw.numerics import Requantise
 
-FORMAT = 5
+FORMAT = 6
 _ENTRY = "popshift-graph"
 _FACTORS = ("coefficients", "basis", "taps")
 """Arrays of a layer with SmartDeal weights, instead of the weight."""
@@ -112,7 +112,8 @@ def _description(operator: Operator) -> dict[str, Any]:
         list(pair) for pair in (window.kernel, window.stride, window.padding, window.dilation)
     ]
     if isinstance(operator, Pool):
-        return {**common, "pooling": str(operator.operation), "raw": operator.raw}
+        partial = [[count, factor.multiplier, factor.shift] for count, factor in operator.partial.items()]
+        return {**common, "pooling": str(operator.operation), "raw": operator.raw, "partial": partial}
     return {**common, "weight": list(operator.weight.shape), "groups": operator.groups}
 
 
@@ -134,7 +135,8 @@ def _operator(values: dict[str, Any], arrays: dict[str, NDArray[Any]], index: in
     common["input"] = values["input"]
     common["window"] = Window(*(tuple(numbers) for numbers in values["window"]))
     if "pooling" in values:
-        return Pool(**common, operation=Pooling(values["pooling"]), raw=values["raw"])
+        partial = {count: Factor(*factor) for count, *factor in values["partial"]}
+        return Pool(**common, operation=Pooling(values["pooling"]), raw=values["raw"], partial=partial)
     common["groups"] = values["groups"]
     bias = arrays[f"{index}.bias"]
     if f"{index}.weight" in arrays:

@@ -7,7 +7,17 @@ import random
 import numpy as np
 
 from popshift.gen.compress.sums import sum_factors
-from popshift.gen.graph import Add, Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import (
+    Add,
+    Convolution,
+    Factor,
+    Graph,
+    Pool,
+    Pooling,
+    Requantisation,
+    Tensor,
+    Window,
+)
 from popshift.hw import numerics
 from popshift.hw.numerics import Requantise
 
@@ -78,7 +88,10 @@ class RandomNetwork:
         source = self._any()
         window = self._window(source)
         operation = self._rng.choice(list(Pooling))
-        raw = operation is Pooling.AVERAGE and not any(window.padding) and self._rng.random() < 0.5
+        average = operation is Pooling.AVERAGE
+        inside = average and any(window.padding) and self._rng.random() < 0.5
+        raw = average and (inside or not any(window.padding)) and self._rng.random() < 0.5
+        counts = set(np.outer(*window.inside(*source.shape[1:])).ravel().tolist()) if inside else set()
         taps = window.kernel[0] * window.kernel[1] if operation is Pooling.AVERAGE else 1
         target = self._tensor(None, (source.shape[0], *window.output_size(*source.shape[1:])))
         factors = np.full(source.shape[0], self._rng.choice([1.0, self._rng.uniform(0.5, 1.5)]) / taps)
@@ -93,6 +106,7 @@ class RandomNetwork:
                 operation=operation,
                 requantisation=self._factors(factors),
                 raw=raw,
+                partial={count: self._factor(count) for count in sorted(counts - {taps})},
             )
         )
 
@@ -149,6 +163,10 @@ class RandomNetwork:
     def _limits(self) -> tuple[int, int]:
         low = self._rng.choice([-128, -128, self._rng.randint(-128, 0)])
         return low, self._rng.choice([127, 127, self._rng.randint(low, 127)])
+
+    def _factor(self, count: int) -> Factor:
+        """That divides by `count`; windows beyond the image have none."""
+        return Factor(*numerics.quantise_multiplier(1 / max(1, count), self.graph.mode))
 
     def _factors(self, real: np.ndarray) -> Requantisation:
         pairs = [numerics.quantise_multiplier(float(value), self.graph.mode) for value in real]

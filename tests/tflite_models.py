@@ -229,10 +229,21 @@ def fully_connected(writer: Writer, rng: np.random.Generator, source: int) -> in
 
 def pool(writer: Writer, rng: np.random.Generator, source: int) -> int:
     """MAX_POOL_2D with any padding, AVERAGE_POOL_2D with none."""
-    tensor = writer.tensors[source]
-    shape, maximum = tensor["shape"], rng.random() < 0.5
+    shape, maximum = writer.tensors[source]["shape"], rng.random() < 0.5
     kernel = kernel_in(rng, shape) if rng.random() < 0.8 else tuple(shape[1:3])
-    size, fields = window(rng, shape, kernel, maximum and rng.random() < 0.5, False)
+    return _pooled(writer, rng, source, kernel, maximum, maximum and rng.random() < 0.5)
+
+
+def average(writer: Writer, rng: np.random.Generator, source: int) -> int:
+    """AVERAGE_POOL_2D whose windows reach beyond the image: each divides by the pixels it has."""
+    kernel = tuple(int(size) for size in rng.integers(2, 6, 2))
+    return _pooled(writer, rng, source, kernel, False, True)
+
+
+def _pooled(writer: Writer, rng, source: int, kernel: tuple[int, ...], maximum: bool, same: bool) -> int:
+    tensor = writer.tensors[source]
+    shape = tensor["shape"]
+    size, fields = window(rng, shape, kernel, same, False)
     fields |= {"FilterHeight": kernel[0], "FilterWidth": kernel[1]}
     fields["FusedActivationFunction"] = activation(rng)
     result = writer.tensor((1, *size, shape[3]), tensor["scales"], tensor["zero_point"])
@@ -356,7 +367,7 @@ def real_ends(writer: Writer, rng: np.random.Generator, source: int) -> int:
     )
 
 
-SINGLE = (convolution, depthwise, fully_connected, pool, mean, add, padded, relu, softmax)
+SINGLE = (convolution, depthwise, fully_connected, pool, average, mean, add, padded, relu, softmax)
 SEVERAL = (network, sequence, pixelwise, real_ends)
 LAYERS = {layer.__name__: layer for layer in (*SINGLE, *SEVERAL)}
 

@@ -34,6 +34,7 @@ from popshift.gen.frontend.float_graph import (
 from popshift.gen.graph import (
     Add,
     Convolution,
+    Factor,
     Factors,
     Graph,
     Operator,
@@ -273,24 +274,25 @@ def _pool(
             where=f"layer {operator.name}",
             remedy="pool in two steps",
         )
-    channels = shape[0]
+    channels, counts = shape[0], {operator.divisor}
+    if operator.inside:
+        counts = set(np.outer(*operator.window.inside(*source.shape[1:])).ravel().tolist())
     if isinstance(output_range, Levels):
         tensor = Tensor(operator.output, shape, *_affine(output_range))
-        factor = source.scale / (operator.divisor * tensor.scale)
-        requantisation = _requantisation(operator, tensor, np.full(channels, factor), mode)
     elif operator.operation is Pooling.MAX or (taps, operator.divisor) == (1, 1):
         tensor = Tensor(operator.output, shape, source.scale, source.zero_point)
-        requantisation = _requantisation(operator, tensor, np.ones(channels), mode)
     else:
-        tensor = _output_tensor(operator.output, shape, output_range, source.scale / operator.divisor, mode)
-        factor = source.scale / (operator.divisor * tensor.scale)
-        requantisation = _requantisation(operator, tensor, np.full(channels, factor), mode)
-    _prove(
-        operator.name,
-        [numerics.accumulator_bound(taps, taps * abs(source.zero_point))] * channels,
-        requantisation,
-        accumulator_width,
-    )
+        tensor = _output_tensor(operator.output, shape, output_range, source.scale / min(counts), mode)
+    by_count = {
+        count: _requantisation(
+            operator, tensor, np.full(channels, source.scale / (count * tensor.scale)), mode
+        )
+        for count in counts | {operator.divisor}
+    }
+    for requantisation in by_count.values():
+        bounds = [numerics.accumulator_bound(taps, taps * abs(source.zero_point))] * channels
+        _prove(operator.name, bounds, requantisation, accumulator_width)
+    requantisation = by_count.pop(operator.divisor)
     return tensor, Pool(
         name=operator.name,
         input=operator.input,
@@ -298,6 +300,10 @@ def _pool(
         window=operator.window,
         operation=operator.operation,
         requantisation=requantisation,
+        partial={
+            count: Factor(int(found.multiplier[0]), int(found.shift[0]))
+            for count, found in sorted(by_count.items())
+        },
     )
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.float_graph import FloatConvolution, Step
 from popshift.gen.frontend.operands import (
-    NO_PADDING,
     Call,
     Importer,
     Value,
@@ -19,12 +18,12 @@ from popshift.gen.frontend.operands import (
     materialise,
     padded_shape,
     result_of,
-    same_padding,
     sum_of_paddings,
     symmetric_padding,
     vertical_horizontal,
 )
 from popshift.gen.frontend.raw import BatchNorm
+from popshift.gen.frontend.window_padding import NO_PADDING, same_padding
 from popshift.gen.graph import Window
 
 
@@ -40,10 +39,10 @@ def convolution(rank: int) -> Callable[[Importer, Call], Value]:
             vertical_horizontal(arguments["dilation"], rank),
         )
         padding = arguments["padding"]
-        if isinstance(padding, str):
-            own = same_padding(kernel, dilation) if padding == "same" else NO_PADDING
+        if padding == "same":  # only with a stride of 1
+            own = same_padding(Window(kernel, dilation=dilation), *importer.shape(value.tensor)[1:])
         else:
-            own = symmetric_padding(padding, rank)
+            own = NO_PADDING if padding == "valid" else symmetric_padding(padding, rank)
         window = Window(
             kernel,
             vertical_horizontal(arguments["stride"], rank),

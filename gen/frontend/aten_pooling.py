@@ -7,7 +7,6 @@ from typing import Any
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.float_graph import FloatPool
 from popshift.gen.frontend.operands import (
-    NO_PADDING,
     Call,
     Importer,
     Value,
@@ -19,6 +18,7 @@ from popshift.gen.frontend.operands import (
     symmetric_padding,
     vertical_horizontal,
 )
+from popshift.gen.frontend.window_padding import NO_PADDING, ceiled
 from popshift.gen.graph import Pooling, Window
 
 
@@ -35,6 +35,8 @@ def max_pool(rank: int) -> Callable[[Importer, Call], Value]:
             symmetric_padding(arguments["padding"], rank),
             vertical_horizontal(arguments["dilation"], rank),
         )
+        if arguments["ceil_mode"]:
+            window = ceiled(window, *importer.shape(value.tensor)[1:])
         return _emit_pool(importer, call, value, window, Pooling.MAX)
 
     return handle
@@ -50,26 +52,39 @@ def average_pool(rank: int) -> Callable[[Importer, Call], Value]:
             symmetric_padding(arguments["padding"], rank),
         )
         divisor = arguments.get("divisor_override")
-        if own != NO_PADDING and not arguments["count_include_pad"] and divisor is None:
-            remedy = "use count_include_pad=True, or pad less"
-            raise UnsupportedError("count_include_pad=False divides border windows by fewer pixels", remedy)
         if divisor is not None and divisor < 1:
             raise UnsupportedError(f"divisor_override = {divisor}", "use a divisor of at least 1")
         stride = vertical_horizontal(arguments["stride"], rank) if arguments["stride"] else kernel
+        ends = arguments["ceil_mode"]
+        inside = divisor is None and (ends if own == NO_PADDING else not arguments["count_include_pad"])
+        if inside:  # of the image with the padding of a layer before
+            value = materialise(importer, call, value)
         window = Window(kernel, stride, sum_of_paddings(value.padding, own))
-        return _emit_pool(importer, call, value, window, Pooling.AVERAGE, divisor or math.prod(kernel))
+        if ends:
+            size, last = importer.shape(value.tensor)[1:], window
+            window = ceiled(window, *size)
+            if window != last and not inside and divisor is None:
+                raise UnsupportedError(
+                    "ceil_mode=True divides the last windows by fewer pixels", "use count_include_pad=False"
+                )
+        divisor = divisor or math.prod(kernel)
+        return _emit_pool(importer, call, value, window, Pooling.AVERAGE, divisor, inside=inside)
 
     return handle
 
 
 def _emit_pool(
-    importer: Importer, call: Call, value: Value, window: Window, operation: Pooling, divisor: int = 1
+    importer: Importer,
+    call: Call,
+    value: Value,
+    window: Window,
+    operation: Pooling,
+    divisor: int = 1,
+    *,
+    inside: bool = False,
 ) -> Value:
     channels, height, width = importer.shape(value.tensor)
     size = window.output_size(height, width)
-    if call.arguments.get("ceil_mode") and math.prod(call.dims or ()) != channels * math.prod(size):
-        remedy = "use ceil_mode=False, or pad the input to a multiple of the stride"
-        raise UnsupportedError("ceil_mode=True adds a window that reaches beyond the image", remedy)
     operator = FloatPool(
         name=call.name,
         input=value.tensor,
@@ -77,6 +92,7 @@ def _emit_pool(
         window=window,
         operation=operation,
         divisor=divisor,
+        inside=inside,
     )
     importer.emit(operator, (channels, *size))
     return result_of(call)

@@ -126,7 +126,7 @@ class FloatPool:
     """Pooling per channel, then clamp to ``low .. high``.
 
     MAX: largest value of the window, padding never wins. AVERAGE: sum over the window, padding counting as
-    0, over ``divisor``.
+    0, over ``divisor``; if ``inside``, over the number of pixels that the window has inside.
     """
 
     name: str
@@ -135,6 +135,7 @@ class FloatPool:
     window: Window
     operation: Pooling
     divisor: int = 1
+    inside: bool = False
     low: float = -math.inf
     high: float = math.inf
 
@@ -272,5 +273,7 @@ def _pool(operator: FloatPool, x: torch.Tensor) -> torch.Tensor:
     if operator.operation is Pooling.MAX:
         x = _padded(window, x, -math.inf)
         return functional.max_pool2d(x, window.kernel, window.stride, dilation=window.dilation)
-    x = _padded(window, x, 0.0)
-    return functional.avg_pool2d(x, window.kernel, window.stride, divisor_override=operator.divisor)
+    sums = functional.avg_pool2d(_padded(window, x, 0.0), window.kernel, window.stride, divisor_override=1)
+    if operator.inside:
+        return sums / torch.from_numpy(np.outer(*window.inside(*x.shape[2:])))
+    return sums / operator.divisor

@@ -12,8 +12,9 @@ from popshift.gen.frontend import onnx_quantisers
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.float_graph import FloatAdd, FloatConvolution, FloatPool, Step
 from popshift.gen.frontend.onnx_node import Importer, Node
-from popshift.gen.frontend.operands import NO_PADDING, Padding, Value, same_padding
+from popshift.gen.frontend.operands import Value
 from popshift.gen.frontend.raw import BatchNorm, Clamp
+from popshift.gen.frontend.window_padding import NO_PADDING, Padding, ceiled, same_padding
 from popshift.gen.graph import Pooling, Window
 
 UNKNOWN = ("popshift does not know this operator", "replace it, or end the network before it")
@@ -30,7 +31,7 @@ def convolution(importer: Importer, node: Node) -> Value:
         raise UnsupportedError(f"its input has shape {value.dims}", "give it an image or a sequence")
     bias = node.constant(2, "bias") if len(node.inputs) > 2 else np.zeros(len(weight), np.float64)
     weight = weight[:, :, None, :] if rank == 2 else weight
-    window = _window(node, rank, weight.shape[2:])
+    window = _window(node, rank, weight.shape[2:], importer.shape(value.tensor))
     groups, step = node.attributes.get("group", 1), _step(node, 0, len(weight))
     return _layer(importer, node, value, window, weight, bias, step, groups=groups)
 
@@ -116,7 +117,9 @@ def _layer(
     return Value(node.name, (len(weight),) if vector else dims)
 
 
-def _window(node: Node, rank: int, kernel: Sequence[int]) -> Window:
+def _window(node: Node, rank: int, kernel: Sequence[int], shape: Sequence[int]) -> Window:
+    """For an input (channels, height, width)."""
+
     def pair(values: Sequence[int] | None, default: int) -> tuple[int, int]:
         numbers = list(values) if values else [default] * (rank - 1)
         return (1, numbers[0]) if rank == 2 else (numbers[0], numbers[1])
@@ -126,9 +129,8 @@ def _window(node: Node, rank: int, kernel: Sequence[int]) -> Window:
     where = node.attributes.get("auto_pad", b"NOTSET").decode()
     padding: Padding = NO_PADDING
     if where.startswith("SAME"):
-        if stride != (1, 1):
-            raise UnsupportedError(f"auto_pad {where} with a stride", "export with explicit pads")
-        padding = same_padding((kernel[0], kernel[1]), dilation)
+        window = Window((kernel[0], kernel[1]), stride, dilation=dilation)
+        padding = same_padding(window, *shape[1:])
         if where == "SAME_LOWER":
             padding = (padding[1], padding[0], padding[3], padding[2])
     elif where == "NOTSET" and (pads := node.attributes.get("pads")):
@@ -147,15 +149,17 @@ def pool(operation: Pooling) -> Callable[[Importer, Node], Value]:
         rank = len(kernel) + 1
         if len(value.dims) != rank:
             raise UnsupportedError(f"its input has shape {value.dims}", "give it an image or a sequence")
+        shape = importer.shape(value.tensor)
+        own = window = _window(node, rank, (1, *kernel) if rank == 2 else kernel, shape)
         if node.attributes.get("ceil_mode"):
-            raise UnsupportedError("ceil_mode = 1", "pad the input to a multiple of the stride")
-        window = _window(node, rank, (1, *kernel) if rank == 2 else kernel)
-        padded = window.padding != NO_PADDING
-        if operation is Pooling.AVERAGE and padded and not node.attributes.get("count_include_pad"):
-            raise UnsupportedError(
-                "it divides windows at the border by fewer pixels", "set count_include_pad"
-            )
-        return _pooled(importer, node, value, window, operation)
+            window = ceiled(window, *shape[1:])
+        inside = operation is Pooling.AVERAGE and window.padding != NO_PADDING
+        if node.attributes.get("count_include_pad") and own.padding != NO_PADDING:
+            if inside and window != own:
+                remedy = "set count_include_pad to 0"
+                raise UnsupportedError("ceil_mode = 1 divides the last windows by fewer pixels", remedy)
+            inside = False
+        return _pooled(importer, node, value, window, operation, inside=inside)
 
     return handle
 
@@ -171,7 +175,15 @@ def global_pool(operation: Pooling) -> Callable[[Importer, Node], Value]:
     return handle
 
 
-def _pooled(importer: Importer, node: Node, value: Value, window: Window, operation: Pooling) -> Value:
+def _pooled(
+    importer: Importer,
+    node: Node,
+    value: Value,
+    window: Window,
+    operation: Pooling,
+    *,
+    inside: bool = False,
+) -> Value:
     channels, height, width = importer.shape(value.tensor)
     size = window.output_size(height, width)
     operator = FloatPool(
@@ -181,6 +193,7 @@ def _pooled(importer: Importer, node: Node, value: Value, window: Window, operat
         window=window,
         operation=operation,
         divisor=1 if operation is Pooling.MAX else math.prod(window.kernel),
+        inside=inside,
     )
     importer.emit(operator, (channels, *size))
     return Value(node.name, (channels, *size) if len(value.dims) == 3 else (channels, size[1]))

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.float_graph import FloatFactors, FloatPool
 from popshift.gen.frontend.raw import RawOperator
+from popshift.gen.frontend.window_padding import NO_PADDING, Padding
 from popshift.gen.graph import Pooling, Window
-
-Padding = tuple[int, int, int, int]
-NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +143,3 @@ def symmetric_padding(value: int | Sequence[int], rank: int) -> Padding:
 
 def sum_of_paddings(first: Padding, second: Padding) -> Padding:
     return first[0] + second[0], first[1] + second[1], first[2] + second[2], first[3] + second[3]
-
-
-def same_padding(kernel: tuple[int, int], dilation: tuple[int, int]) -> Padding:
-    """``padding='same'``: an odd total puts the extra row below and the extra column to the right."""
-    vertical, horizontal = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
-    return vertical // 2, vertical - vertical // 2, horizontal // 2, horizontal - horizontal // 2

@@ -12,7 +12,7 @@ import tflite
 
 from popshift.gen.compress.sums import sum_factors
 from popshift.gen.frontend.findings import UnsupportedError
-from popshift.gen.graph import Factor, Requantisation, Window
+from popshift.gen.graph import Factor, Requantisation
 from popshift.hw import numerics
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, Requantise
 
@@ -113,19 +113,6 @@ def quantised(value: float, scale: np.float32, zero_point: int) -> int:
     """A real value as an integer, not clamped; the quotient is float32."""
     real = float(np.float32(value) / scale)
     return zero_point + int(math.copysign(math.floor(abs(real) + 0.5), real))
-
-
-def padding(same: bool, window: Window, height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of SAME or VALID padding for an input of `height` x `width`."""
-    if not same:
-        return (0, 0, 0, 0)
-    pairs: list[int] = []
-    for size, kernel, stride, dilation in zip(
-        (height, width), window.kernel, window.stride, window.dilation, strict=True
-    ):
-        total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
-        pairs += [total // 2, total - total // 2]
-    return (pairs[0], pairs[1], pairs[2], pairs[3])
 
 
 _RESCALE = "train or convert it again with other ranges"

@@ -14,7 +14,8 @@ from popshift.gen.frontend import tflite_factors as factors
 from popshift.gen.frontend.findings import UnsupportedError
 from popshift.gen.frontend.tflite_model import FileOperator
 from popshift.gen.frontend.tflite_values import CONVERT, Image, Importer, Value, image_of, quantisation
-from popshift.gen.graph import Add, Convolution, Pool, Pooling, Requantisation, Window
+from popshift.gen.frontend.window_padding import NO_PADDING, same_padding
+from popshift.gen.graph import Add, Convolution, Factor, Pool, Pooling, Requantisation, Window
 from popshift.gen.host_tail import HostTail, TailOperation
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN
 
@@ -106,15 +107,13 @@ def pool(importer: Importer, operator: FileOperator) -> Value:
     options = operator.options
     kernel = (options["FilterHeight"], options["FilterWidth"])
     window = _padded(options, Window(kernel, (options["StrideH"], options["StrideW"])), image)
-    if any(window.padding) and not maximum:
-        reason = f"its windows of {kernel[0]} x {kernel[1]} reach beyond the image (SAME padding)"
-        raise UnsupportedError(reason, "use VALID padding, or windows and strides that divide the image")
     size = _output_size(importer, operator, window, image, image.channels)
     scale, zero_point = quantisation(importer.file_tensor(operator.outputs[0]))
     if (scale, zero_point) != quantisation(importer.file_tensor(operator.inputs[0])):
         raise UnsupportedError("its input and output are quantised differently", _FILE)
     count = 1 if maximum else kernel[0] * kernel[1]
     limits = factors.limits(options["FusedActivationFunction"], scale, zero_point)
+    partial = set() if maximum else set(np.outer(*window.inside(image.height, image.width)).flat) - {count}
     result = _result(importer, operator, image.shape(image.channels, *size))
     importer.emit(
         Pool(
@@ -122,6 +121,7 @@ def pool(importer: Importer, operator: FileOperator) -> Value:
             input=image.tensor,
             output=result.tensor,
             window=image.window(window),
+            partial={int(n): Factor(*factors.division(int(n), importer.mode)) for n in sorted(partial)},
             operation=Pooling.MAX if maximum else Pooling.AVERAGE,
             requantisation=factors.from_factors(
                 [factors.division(count, importer.mode)] * image.channels, limits
@@ -303,8 +303,9 @@ def _padded(options: dict[str, int], window: Window, image: Image) -> Window:
     if min(*window.kernel, *window.stride, *window.dilation) < 1:
         raise UnsupportedError(f"impossible kernel {window.kernel} or stride {window.stride}", _FILE)
     top, bottom, left, right = image.padding
-    same = options["Padding"] == tflite.Padding.SAME
-    own = factors.padding(same, window, image.height + top + bottom, image.width + left + right)
+    own = NO_PADDING
+    if options["Padding"] == tflite.Padding.SAME:
+        own = same_padding(window, image.height + top + bottom, image.width + left + right)
     return replace(window, padding=(top + own[0], bottom + own[1], left + own[2], right + own[3]))
 
 

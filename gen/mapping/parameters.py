@@ -1,6 +1,7 @@
 """Bias, multiplier and shift of every channel for the post unit, and the proof that nothing overflows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +71,11 @@ def _check_sums(layer: Convolution, bound: int, bits: int, remedy: str) -> None:
         raise ModelError(what, where=f"layer {layer.name}", remedy=f"{remedy}{wider_accumulators(bits)}")
 
 
-def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> list[Lane]:
-    """(bias, multiplier, shift) of each channel: MAX ``max(x) - z``, AVERAGE ``sum x - taps * z``.
+def pool_parameters(
+    layer: Pool, zero_point: int, config: AcceleratorConfig, inside: int | None = None
+) -> list[Lane]:
+    """(bias, multiplier, shift) of each channel: MAX ``max(x) - z``, AVERAGE ``sum x - taps * z``; of windows
+    with `inside` pixels inside (None: all). Padding holds z, and a raw sum does without.
 
     Raises
     ------
@@ -79,7 +83,10 @@ def pool_parameters(layer: Pool, zero_point: int, config: AcceleratorConfig) -> 
     """
     taps = layer.window.kernel[0] * layer.window.kernel[1] if layer.operation is Pooling.AVERAGE else 1
     channels = len(layer.requantisation.multiplier)
-    bias = np.full(channels, -taps * zero_point, np.int64)
+    if inside is not None and inside in layer.partial:
+        layer = replace(layer, requantisation=layer.requantisation.replaced(layer.partial[inside]))
+    taken = taps if not layer.raw else 0 if inside is None else taps - inside
+    bias = np.full(channels, -taken * zero_point, np.int64)
     return _checked(layer, bias, np.full(channels, taps * 256, np.int64), config)
 
 

@@ -1,7 +1,10 @@
 """Pooling on the channel unit, and the filling of an input's padding: sections without weights."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from popshift.gen.graph import Pool, Pooling
 from popshift.gen.mapping.parameters import pack_parameters, pool_parameters
@@ -58,18 +61,18 @@ def pool_sections(
         )
     assert source.layout.period == target.layout.period, "a pool keeps every channel in its banks"
     groups, planes = bank_groups(source, config), source.layout.planes
-    lanes = pool_parameters(layer, 0 if layer.raw else source.layout.zero_point, config)
-    uniform = len(set(lanes)) == 1
-    if not uniform and groups > config.parameter_depth:
+    tiles, classes = _classes(layer, source.layout.shape)
+    tables = [pool_parameters(layer, source.layout.zero_point, config, inside) for inside in classes]
+    uniform = all(len(set(lanes)) == 1 for lanes in tables)
+    needed = len(tables) * (1 if uniform else groups)
+    if needed > config.parameter_depth:
         raise ModelError(
-            f"the parameters of one plane take {groups} words, there are {config.parameter_depth}",
+            f"the parameters of one plane take {needed} words, there are {config.parameter_depth}",
             where=f"layer {layer.name}",
-            remedy=f"raise parameter_depth to at least {groups}",
+            remedy=f"raise parameter_depth to at least {needed}",
         )
-    _, height, width = target.layout.shape
-    tiles = cut(*(sizes(length, -(-length // MAX_COUNT)) for length in (height, width)))
     fills = fill_padding(target, config)
-    at_once = MAX_PLANES if uniform else min(MAX_PLANES, config.parameter_depth // groups)
+    at_once = MAX_PLANES if uniform else min(MAX_PLANES, config.parameter_depth // needed)
     parts = [
         (start, min(start + at_once, planes), piece)
         for start in range(0, planes, at_once)
@@ -83,16 +86,47 @@ def pool_sections(
             output=layer.output,
             macs=0,
             instructions=_instructions(
-                layer, source, target, config, (start, stop), piece, uniform, [] if index else fills
+                layer, source, target, config, (start, stop), piece, classes, uniform, [] if index else fills
             ),
             weights=no_words(config.weight_word_bytes),
-            parameters=_parameters(
-                config, lanes, uniform, start * source.layout.period, stop * source.layout.period
+            parameters=np.concatenate(
+                [
+                    _parameters(
+                        config, lanes, uniform, start * source.layout.period, stop * source.layout.period
+                    )
+                    for lanes in tables
+                ]
             ),
             mapping=_details(source, target, (start, stop), piece, window),
         )
         for index, (start, stop, piece) in enumerate(parts)
     ]
+
+
+def _classes(layer: Pool, shape: tuple[int, ...]) -> tuple[list[Rectangle], dict[int | None, int]]:
+    """Rectangles of the output, and which parameters each has: of windows with so many pixels inside, or
+    None, all alike, the number of their table.
+    """
+    counts = layer.window.inside(*shape[1:])
+    if not layer.partial:
+        counts = tuple(np.zeros_like(along) for along in counts)
+    lengths = [[part for _, group in groupby(along) for part in _short(len(list(group)))] for along in counts]
+    tiles = list(cut(*lengths))
+    found = [_inside(layer, tile, shape) for tile in tiles]
+    return tiles, {inside: number for number, inside in enumerate(dict.fromkeys(found))}
+
+
+def _short(length: int) -> tuple[int, ...]:
+    """Of pieces that an instruction can count."""
+    return sizes(length, -(-length // MAX_COUNT))
+
+
+def _inside(layer: Pool, tile: Rectangle, shape: tuple[int, ...]) -> int | None:
+    """How many pixels the windows of `tile` have inside, all as many; None: that changes nothing."""
+    if not layer.partial:
+        return None
+    rows, columns = layer.window.inside(*shape[1:])
+    return int(rows[tile.y] * columns[tile.x])
 
 
 def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
@@ -131,15 +165,18 @@ def _instructions(
     config: AcceleratorConfig,
     planes: tuple[int, int],
     tiles: Sequence[Rectangle],
+    classes: dict[int | None, int],
     uniform: bool,
     fills: list[Instruction],
 ) -> list[Instruction]:
     items: list[Instruction] = []
+    count = planes[1] - planes[0]
+    words = 1 if uniform else bank_groups(source, config) * count
     for tile in tiles:
         channel = instruction(
             Opcode.CHANNEL,
             operation=ChannelOperation.OR if source.layout.bits else OPERATIONS[layer.operation],
-            planes=planes[1] - planes[0],
+            planes=count,
             **channel_rectangle(source, layer.window, tile, config, first=planes[0]),
         )
         post = instruction(
@@ -150,8 +187,8 @@ def _instructions(
             zero_point=0 if layer.raw else target.layout.zero_point,
             low=layer.requantisation.low,
             high=layer.requantisation.high,
-            chunks=planes[1] - planes[0],
-            parameter_base=0,
+            chunks=count,
+            parameter_base=words * classes[_inside(layer, tile, source.layout.shape)],
             mask=copy_mask(target, config),
             **post_rectangle(target, tile, planes[0]),
         )

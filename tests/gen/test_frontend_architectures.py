@@ -73,6 +73,23 @@ class Padding(nn.Module):
         )
 
 
+class PartialWindows(nn.Module):
+    """Poolings whose windows reach beyond the image."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        shifted = functional.pad(x, (1, 0, 0, 2))
+        return (
+            functional.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False),
+            functional.avg_pool2d(shifted, (2, 4), (2, 3), padding=(1, 2), count_include_pad=False),
+            functional.avg_pool2d(x, 4, 3, ceil_mode=True),
+            functional.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True, count_include_pad=False),
+            functional.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True, divisor_override=5),
+            functional.max_pool2d(x, (4, 3), (3, 2), ceil_mode=True),
+            functional.max_pool2d(x, 3, 2, padding=1, dilation=2, ceil_mode=True),
+            functional.max_pool2d(x, 2, 4, padding=1, ceil_mode=True),
+        )
+
+
 class Shared(nn.Module):
     """The same layer twice."""
 
@@ -167,6 +184,7 @@ CASES = {
     "branches": (Branches, (1, 8, 8)),
     "in-place-view": (InPlace, (1, 8, 8)),
     "padding": (Padding, (2, 8, 8)),
+    "partial-windows": (PartialWindows, (2, 9, 8)),
     "shared": (Shared, (2, 6, 6)),
     "squeezed": (Squeezed, (3, 4, 6)),
 }

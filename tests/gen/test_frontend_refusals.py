@@ -68,15 +68,9 @@ LAYERS = {
         "export in eval mode",
     ),
     "ceil-mode": (
-        nn.MaxPool2d(4, ceil_mode=True),
-        "layer 1 (max_pool2d): ceil_mode=True adds a window that reaches beyond the image; use "
-        "ceil_mode=False, or "
-        "pad the input to a multiple of the stride",
-    ),
-    "border-divisor": (
-        nn.AvgPool2d(2, padding=1, count_include_pad=False),
-        "layer 1 (avg_pool2d): count_include_pad=False divides border windows by fewer pixels; use "
-        "count_include_pad=True, or pad less",
+        nn.AvgPool2d(3, 2, padding=1, ceil_mode=True),
+        "layer 1 (avg_pool2d): ceil_mode=True divides the last windows by fewer pixels; use "
+        "count_include_pad=False",
     ),
     "adaptive": (
         nn.AdaptiveAvgPool2d((3, 4)),

@@ -216,6 +216,27 @@ def test_constants_of_nodes_are_constants(tmp_path):
     np.testing.assert_allclose(found.flatten(1), 3 * x[:, :, 0, 0] @ weight.T, rtol=1e-5, atol=1e-5)
 
 
+def test_windows_beyond_the_image_are_what_the_reference_computes(tmp_path):
+    rng = np.random.default_rng(SEED)
+    shape = {"kernel_shape": [3, 2], "strides": [2, 3]}
+    nodes = [
+        node("AveragePool", ["x"], "a", pads=[1, 0, 1, 1], **shape),
+        node("MaxPool", ["a"], "m", ceil_mode=1, kernel_shape=[2, 2], strides=[2, 2]),
+        node("AveragePool", ["m"], "s", auto_pad="SAME_UPPER", kernel_shape=[3, 3]),
+        node("Conv", ["s", "w"], "y", auto_pad="SAME_UPPER", kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    proto = model(nodes, {"w": normal(rng, 3, 4, 2, 2)}, (4, 9, 16), "y")
+    x = normal(rng, 20, 4, 9, 16)
+    (wanted,) = ReferenceEvaluator(proto).run(None, {"x": x})
+    graph = load_model(saved(proto, tmp_path)).graph
+    found = evaluate(graph, torch.from_numpy(x))[graph.outputs[0]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    compiled = compile_model(str(tmp_path / "model.onnx"), TINY, x)
+    (got,) = compiled.run(x, "isa").real_outputs.values()
+    np.testing.assert_allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    np.testing.assert_array_equal(compiled.run(x[:2], "rtl").real_outputs["y"], got[:2])
+
+
 def test_residual_blocks_and_groups_run(tmp_path):
     rng = np.random.default_rng(SEED)
     constants = {

@@ -38,6 +38,7 @@ TFLM = {
     "depthwise": "4156a902 9f49f1f1 9115d629 68aa8557 2055668d 643f1315 0ee48389",
     "fully_connected": "f28f9420 b9a6d9a7 cf88da11 dee816f9 c8b71bf4 b7a18820 5f97c0c2",
     "pool": "aa25ea36 a4519573 d25a090c 87e59cb2 3aeb18ea 4b53cdcc bbf943f9",
+    "average": "58dffeda 714688b1 d45fcfa1 c94e877c 65c21fb4 4279c7fa cd499655",
     "mean": "19dcaabf 47ff5c9f 0a904188 a57baeed b4fa58a5 452548d1 d1c62967",
     "add": "2ed76b06 3287f024 82df8bce fa25df63 20fa2210 139b6dc0 97911e85",
     "padded": "f6f74fbf 54e1f089 66649e83 c5b530f7 a14feeb3 77e54c58 4fd8c795",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tflite_models import POOL, Writer, constant, random_model
+from tests.tflite_models import Writer, constant, random_model
 
 from popshift.gen.frontend import check_model, load_model
 from popshift.hw.errors import ModelError
@@ -54,11 +54,6 @@ def softmax() -> Writer:
     return one("SOFTMAX", (1, 4), options="SoftmaxOptions", Beta=1.0)
 
 
-def average(kernel: int) -> Writer:
-    fields = {"Padding": 0, "StrideH": 1, "StrideW": 1, "FilterHeight": kernel, "FilterWidth": kernel}
-    return one("AVERAGE_POOL_2D", options=POOL, **fields)
-
-
 def with_values(kind: str, values, result, options="") -> Writer:
     """An operator with a constant as second input."""
     return one(kind, result=result, inputs=[lambda writer: constant(writer, values)], options=options)
@@ -81,7 +76,6 @@ OPERATORS = {
     ),
     "softmax inside": (behind(softmax(), "RELU"), "layer 0 t1 (SOFTMAX): only at the end of the network"),
     "real numbers inside": (behind(one("DEQUANTIZE"), "RELU"), "would be computed in floating point"),
-    "average over an edge": (average(3), "its windows of 3 x 3 reach beyond the image (SAME padding)"),
     "mean of channels": (with_values("MEAN", [3], (1, 4, 4)), "averages over axes [3] of 4; average over"),
     "pads channels": (
         with_values("PAD", [[0, 0], [0, 0], [0, 0], [0, 1]], (1, 4, 4, 3)),
