@@ -57,7 +57,8 @@ side by side:
   ``x_step`` behind the other, and so on as the results do; groups that do not exist read as 0.
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
   read one word (a byte of every bank) and fold it into the window's maximum, sum, or bitwise or; hand each
-  finished window to the post unit.
+  finished window to the post unit. Whichever POST is at work takes it: while one for another CHANNEL is, hand
+  over the new POST first.
 * ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
   marks.
 * ``END``: wait until every unit is idle; the run is done.

@@ -20,6 +20,7 @@ from popshift.gen.mapping.sections import (
     part_name,
     post_rectangle,
     tile_ranges,
+    windows_in_turn,
     words_of,
 )
 from popshift.gen.mapping.signs import sign_sections
@@ -169,7 +170,7 @@ def _instructions(
     uniform: bool,
     fills: list[Instruction],
 ) -> list[Instruction]:
-    items: list[Instruction] = []
+    pairs: list[tuple[Instruction, Instruction]] = []
     count = planes[1] - planes[0]
     words = 1 if uniform else bank_groups(source, config) * count
     for tile in tiles:
@@ -192,8 +193,8 @@ def _instructions(
             mask=copy_mask(target, config),
             **post_rectangle(target, tile, planes[0]),
         )
-        items += [channel, *(fills if not items else []), post]
-    return items
+        pairs.append((channel, post))
+    return windows_in_turn(pairs, fills)
 
 
 def _details(

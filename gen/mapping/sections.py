@@ -129,6 +129,16 @@ def tile_ranges(
     return [tiles[start : start + size] for start, size in split(len(tiles), -(-len(tiles) // at_once))]
 
 
+def windows_in_turn(
+    pairs: Sequence[tuple[Instruction, Instruction]], fills: Sequence[Instruction]
+) -> list[Instruction]:
+    """CHANNELs, each with the POST that takes its windows, as they are handed over: the FILLs run beside the
+    first; every other CHANNEL comes behind its POST, else the POST before might take its first windows.
+    """
+    (channel, post), *others = pairs
+    return [channel, *fills, post, *(item for one, taker in others for item in (taker, one))]
+
+
 def fill_padding(placed: Placed, config: AcceleratorConfig) -> list[Instruction]:
     """FILLs that write the padding of a buffer, and nothing but the padding."""
     layout, padding, height = placed.layout, placed.buffer.padding, placed.layout.shape[1]

@@ -16,6 +16,7 @@ from popshift.gen.mapping.sections import (
     part_name,
     post_rectangle,
     tile_ranges,
+    windows_in_turn,
     words_of,
 )
 from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, sizes
@@ -94,7 +95,7 @@ def _instructions(
 ) -> list[Instruction]:
     layout, groups = source.layout, bank_groups(source, config)
     turns = target.layout.period * LANE_CHANNELS // layout.period
-    items: list[Instruction] = []
+    pairs: list[tuple[Instruction, Instruction]] = []
     for tile in tiles:
         for first in range(min(turns, layout.planes)):
             number = -(-(layout.planes - first) // turns)
@@ -120,5 +121,5 @@ def _instructions(
                 first_bank=bank,
                 **post_rectangle(target, tile),
             )
-            items += [channel, *(fills if not items else []), post]
-    return items
+            pairs.append((channel, post))
+    return windows_in_turn(pairs, fills)
