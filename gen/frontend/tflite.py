@@ -113,6 +113,7 @@ class _Importer:
         self._graph = self.network.graph
         self._values: dict[int, Value] = {}
         self._settled: dict[int, Value] = {}
+        self._sizes: set[int] = set()  # tensors that hold sizes of others
         self._findings: list[Finding] = []
 
     def run(self) -> list[Finding]:
@@ -176,7 +177,7 @@ class _Importer:
     # ---- walking -----------------------------------------------------------------------------------------
 
     def _readers(self, number: int) -> list[FileOperator]:
-        return [operator for operator in self._model.operators if number in operator.inputs]
+        return [op for op in self._model.operators if number in op.inputs and op.kind != "SHAPE"]
 
     def _take(self, operator: FileOperator) -> None:
         name = self._model.tensors[operator.outputs[0]].name
@@ -186,6 +187,10 @@ class _Importer:
                 self._take_input()
             if operator.outputs[0] in self._values:  # the QUANTIZE of a real input
                 self._findings.append(Finding(layer, operator.kind, True, "done by the driver"))
+                return
+            if self._sizes_only(operator):
+                self._sizes.add(operator.outputs[0])
+                self._findings.append(Finding(layer, operator.kind, True, "sizes, which are known"))
                 return
             handler = HANDLERS.get(operator.kind)
             if handler is None:
@@ -199,6 +204,14 @@ class _Importer:
         except UnsupportedError as refused:
             self._findings.append(Finding(layer, operator.kind, False, refused.reason, refused.remedy))
             self._assume(operator)
+
+    def _sizes_only(self, operator: FileOperator) -> bool:
+        """Whether it works out the shape of a tensor, as Keras' Flatten does for an open batch."""
+        return operator.kind == "SHAPE" or (
+            operator.kind in _OF_SIZES
+            and any(number in self._sizes for number in operator.inputs)
+            and not any(number in self._values for number in operator.inputs)
+        )
 
     def _becomes(self, operator: FileOperator, value: Value) -> str:
         if any(value.padding):
@@ -257,4 +270,5 @@ def _shape_of(dims: tuple[int, ...]) -> tuple[int, int, int]:
 
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _PARAMETERS = ("ADD", "MEAN", "PAD", "PADV2", "ARG_MAX")
+_OF_SIZES = ("STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "REDUCE_PROD", "MUL", "CAST", "RESHAPE")
 _MAX_ELEMENTS = 1 << 28

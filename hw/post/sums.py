@@ -24,7 +24,7 @@ SUM_PERIOD = 3
 ACCUMULATOR, SCALED, SUM = range(SUM_PERIOD)
 """The turns: what enters the lanes."""
 _SELECT_LATENCY = 2
-"""Cycles from the bytes of all banks to those of a group."""
+"""Cycles from the bytes of all banks to that which enters a lane."""
 _NEIGHBOURS = 4
 """Groups among which the first step of the selection is."""
 
@@ -60,7 +60,7 @@ class SumLane(wiring.Component):
     Members
     -------
     turn: a bit for each, of the lanes' input. scale_result: the result is scaled, else the byte.
-    byte: the tensor's, in turn SCALED. activation, scaled: the lane's results.
+    byte: the tensor's, in the cycle before turn SCALED. activation, scaled: the lane's results.
     value: for the lane.
     """
 
@@ -80,8 +80,9 @@ class SumLane(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         mode = self._mode
-        result = delayed(m, self.activation, RESULT_LAG - latency(mode), "result")
-        waiting = Mux(self.scale_result, self.byte, result)
+        result = delayed(m, self.activation, RESULT_LAG - latency(mode) - 1, "result")
+        raised = registered(m, Mux(self.scale_result, result, self.byte), "raised", shape=signed(8))
+        waiting = registered(m, Mux(self.scale_result, self.byte, result), "waiting", shape=signed(8))
         for place in range((scaled_latency(mode) - 1) // SUM_PERIOD + 1):  # until the other is scaled
             kept = Signal(signed(8), name=f"kept_{place}", reset_less=True)
             with m.If(self.turn[SCALED]):
@@ -89,8 +90,7 @@ class SumLane(wiring.Component):
             waiting = kept
         total = registered(m, self.scaled + numerics.halved(waiting, mode), "sum", shape=self.value.shape())
         total = delayed(m, total, SUM_LATENCY - RESULT_LAG - scaled_latency(mode) - 1, "sum_waits")
-        raised = numerics.raised(Mux(self.scale_result, result, self.byte), 0, mode)
-        m.d.comb += self.value.eq(Mux(self.turn[SUM], total, raised))
+        m.d.comb += self.value.eq(Mux(self.turn[SUM], total, numerics.raised(raised, 0, mode)))
         return m
 
 
@@ -102,8 +102,8 @@ class AddendReader(wiring.Component):
     begin: strobe: a new instruction. base, x_step, y_step, plane_step, group: the instruction's.
     element: valid in the cycle in which the address must be at the memory.
     address: of all banks. outside: it lies beyond the memory.
-    bytes_there: of all banks, `ActivationMemory.THERE_LATENCY` cycles later. bytes: of the group, in turn
-        SCALED.
+    bytes_there: of all banks, `ActivationMemory.THERE_LATENCY` cycles later. bytes: of the group, in the
+        cycle before turn SCALED.
     """
 
     def __init__(self, *, config: AcceleratorConfig) -> None:
@@ -151,8 +151,8 @@ class AddendReader(wiring.Component):
                 registered(m, _either(chosen[first : first + _NEIGHBOURS]), f"near_{lane}_{first}")
                 for first in range(0, len(chosen), _NEIGHBOURS)
             ]
-            byte = registered(m, _either(near), f"byte_{lane}")
-            m.d.comb += self.bytes[lane].eq(delayed(m, byte, _byte_wait(config.requantise), f"wait_{lane}"))
+            wait = _byte_wait(config.requantise)
+            m.d.comb += self.bytes[lane].eq(delayed(m, _either(near), wait, f"byte_{lane}"))
         return m
 
 

@@ -215,6 +215,34 @@ def test_a_program_takes_and_gives_the_layout_of_the_file(tmp_path):
     np.testing.assert_array_equal(program.quantise_inputs(x)["t0"], np.moveaxis(x, 3, 1))
 
 
+def test_sizes_that_the_file_works_out_are_known(tmp_path):
+    """What Keras' Flatten becomes for an open batch: SHAPE, STRIDED_SLICE, PACK, RESHAPE."""
+
+    def flattened(*, with_sizes: bool) -> Path:
+        rng, writer = np.random.default_rng(2), Writer()
+        writer.inputs = [writer.tensor((1, 4, 4, 3), 0.1, 3)]
+        end = models.convolution(writer, rng, writer.inputs[0])
+        elements = int(np.prod(writer.tensors[end]["shape"]))
+        to = models.constant(writer, (1, elements))
+        if with_sizes:
+            sizes = writer.operator("SHAPE", [end], [writer.tensor((4,), dtype=np.int32)])
+            ends = [models.constant(writer, (number,)) for number in (0, 1, 1)]
+            batch = writer.operator("STRIDED_SLICE", [sizes, *ends], [writer.tensor((), dtype=np.int32)])
+            rest = models.constant(writer, elements)
+            to = writer.operator("PACK", [batch, rest], [writer.tensor((2,), dtype=np.int32)])
+        tensor = writer.tensors[end]
+        flat = writer.tensor((1, elements), tensor["scales"], tensor["zero_point"])
+        end = writer.operator("RESHAPE", [end, to], [flat])
+        writer.outputs = [models.fully_connected(writer, rng, end)]
+        path = tmp_path / f"{with_sizes}.tflite"
+        path.write_bytes(writer.to_bytes())
+        return path
+
+    x = np.random.default_rng(0).integers(-128, 128, (9, 4, 4, 3)).astype(np.int8)
+    plain, worked_out = (from_tflite(flattened(with_sizes=with_sizes)) for with_sizes in (False, True))
+    np.testing.assert_array_equal(computed(worked_out, x), computed(plain, x))
+
+
 def test_inputs_of_other_shapes(tmp_path):
     rng = np.random.default_rng(1)
     writer = Writer()
