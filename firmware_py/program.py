@@ -31,7 +31,7 @@ class LayerRecord:
     name, kind: of the layer in the network, and what it is (``convolution``, ``max pool``, …).
     output: name of the tensor it writes.
     macs: multiplications of one image.
-    predicted_cycles: of one image, from mark to mark.
+    predicted_cycles: of one image, from mark to mark, if the run stops there: else layers overlap a little.
     utilisation: predicted MACs per cycle as a fraction of the array's peak, 0 .. 1.
     bottleneck: what limits it, in words.
     mapping: further plain (JSON) values for reports.

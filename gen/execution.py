@@ -247,8 +247,10 @@ def _device(program: Program, board: Accelerator | Transport | None) -> Iterator
 def _on_device(
     device: Accelerator, program: Program, arrays: Arrays, every_tensor: bool, progress: bool
 ) -> tuple[Execution, Arrays]:
-    """The execution, and every tensor of the images that ran layer by layer: the first one, for its counters,
-    or all of them."""
+    """The execution, and every tensor of the images that ran layer by layer: the first one, for the counters
+    of the layers, or all of them. Layers overlap only in a run that does not stop between them: there is one
+    of every image, or at least of the first.
+    """
     started = time.monotonic()
     device.load(program, progress=progress)
     images = len(next(iter(arrays.values())))
@@ -257,11 +259,12 @@ def _on_device(
         for image in range(images if every_tensor else 1):
             profiles.append(device.run_profiled(_image(arrays, image)))
             bar.update(image + 1)
+    whole = 1 if every_tensor else images
+    at_once = device.run(
+        QuantisedInputs({name: array[:whole] for name, array in arrays.items()}), progress=progress
+    )
     totals = device.counters()
-    pieces = [profile.outputs for profile in profiles]
-    if len(profiles) < images:
-        rest = QuantisedInputs({name: array[len(profiles) :] for name, array in arrays.items()})
-        pieces.append(device.run(rest, progress=progress))
+    pieces = [at_once, *(profile.outputs for profile in profiles[whole:])]
     outputs = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     layers = [LayerCounters(layer=entry.name, counters=entry.counters) for entry in profiles[0].layers]
     if len(program.segments) > 1:

@@ -109,6 +109,7 @@ class Core(wiring.Component):
         halves_busy = matrix.busy_halves != 0
         m.d.sync += [
             sequencer.errors.eq(errors),
+            matrix.others_done.eq(~halves_busy & post.idle & channel.idle),
             sequencer.all_idle.eq(matrix.idle & ~halves_busy & post.idle & channel.idle),
             sequencer.progress.eq(matrix.streaming | matrix.loading | post.issuing | channel.reading),
         ]

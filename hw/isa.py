@@ -20,6 +20,8 @@ side by side:
   for v and u below `window_block`; 0 if v > ``y_first`` or u > ``x_first``. Rows beyond, and columns that
   have no bank, work as ever. Only pixels ``x_first + n * x_every`` of the lines ``y_first + n * y_every``
   have an accumulator.
+  ``after``: read no activation before what was handed over in front is done: every other unit is idle and all
+  accumulators are drained. Weights are loaded meanwhile.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
   where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
@@ -60,13 +62,13 @@ side by side:
   finished window to the post unit. Whichever POST is at work takes it: while one for another CHANNEL is, hand
   over the new POST first.
 * ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
-  marks.
+  marks. ``soft``: do not wait, unless the host asked.
 * ``END``: wait until every unit is idle; the run is done.
 
 Addresses are words over all banks. A *step* is added to the address when its loop advances, after every loop
 inside it has finished (so an outer step also undoes what the inner loops moved). Addresses and steps are
-modulo ``2**heeded_bits``. Counts are stored minus one. Within a section (between two barriers) the compiler
-guarantees that no unit reads what another one writes.
+modulo ``2**heeded_bits``. Counts are stored minus one. Between two barriers, or MATRIXes with ``after``, the
+compiler guarantees that no unit reads what another one writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -229,7 +231,7 @@ _POST = [
 
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.END: [[]],
-    Opcode.MARK: [[Field("layer", 16)]],
+    Opcode.MARK: [[Field("layer", 16), Field("soft", 1)]],
     Opcode.MATRIX: [
         [Field("kind", 4), _count("x_count"), _count("y_count")],
         [_count("k_tiles", 16), _count("n_tiles", 16)],
@@ -239,6 +241,7 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         [
             *(_count("slice_tiles", 16), _count("replays", 2), Field("windows", 1)),
             *(Field("x_first", 2), Field("y_first", 2), _count("x_every", 3), _count("y_every", 3)),
+            Field("after", 1),
         ],
     ],
     Opcode.POST: _POST,
@@ -311,8 +314,10 @@ _DEFAULTS = {
     **{"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0},
     **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0},
     **{"windows": 0, "x_first": 0, "y_first": 0, "x_every": 1, "y_every": 1},
+    **{"soft": 0, "after": 0},
 }
-"""Fields that only SmartDeal weights, binary activations or depthwise layers need."""
+"""Fields that only SmartDeal weights, binary activations, depthwise layers or layers without a barrier need.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +336,7 @@ class Instruction:
 def instruction(opcode: Opcode, **fields: int) -> Instruction:
     """Check every field against its range; steps may be given negative (they are modulo 2**16).
 
-    What only SmartDeal weights, binary activations or depthwise layers need may be left out.
+    The fields of `_DEFAULTS` may be left out.
 
     Raises
     ------

@@ -36,13 +36,20 @@ _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
 _WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + channel_unit.FOLD_LATENCY + 1
 """Cycles from the read of a window's last tap to the post unit's first element."""
 
+_DONE_TO_START = core.IDLE_LATENCY + 1
+"""Cycles from the last unit's idleness until a MATRIX that waits for it starts its first pass."""
+
 
 @dataclass
 class _Job:
-    """An instruction in a unit: when the unit started it, and when the unit is idle again."""
+    """An instruction in a unit: when the unit started it, and when the unit is idle again; what the other
+    units were told in front of it, and how many halves are filled by then.
+    """
 
     start: int
     item: Instruction
+    others: list["_Job"]
+    halves: int
     idle: int | None = None
 
 
@@ -58,32 +65,43 @@ class StuckError(Exception):
     """The program waits for something that never comes: the hardware would stop with NO_PROGRESS."""
 
 
-def predict(instructions: Sequence[Instruction], config: AcceleratorConfig) -> list[int]:
+def predict(
+    instructions: Sequence[Instruction], config: AcceleratorConfig, *, paused: bool = False
+) -> list[int]:
     """Cycles of each section of a program; a section ends with MARK or END. Their sum is what counter CYCLES
     shows.
+
+    Parameters
+    ----------
+    paused: every MARK is a barrier, as in a run that stops there.
 
     Raises
     ------
     StuckError: an instruction waits for another that never comes.
     """
-    return list(_Model(config).sections(instructions))
+    return list(_Model(config).sections(instructions, paused=paused))
 
 
 class _Model:
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
         self._halves = _Halves()
+        self._told = 0
+        """Halves that the instructions handed over so far fill."""
         self._streamed = 0
         """The cycle in which the matrix unit issues the last pixel of all passes so far."""
         self._jobs: dict[Opcode, _Job] = {}
         self._work: dict[Opcode, Iterator[bool]] = {}
 
-    def sections(self, instructions: Sequence[Instruction]) -> Iterator[int]:
+    def sections(self, instructions: Sequence[Instruction], *, paused: bool) -> Iterator[int]:
         start = now = 0  # `now`: the cycle in which the first word's address is out
         for item in instructions:
             decoded = now + sequencer.FETCH_CYCLES
             if item.opcode in (Opcode.MARK, Opcode.END):
-                last = max(decoded + sequencer.BARRIER_CYCLES, self._all_idle() + core.IDLE_LATENCY)
+                if item.opcode is Opcode.MARK and item["soft"] and not paused:
+                    last = decoded + sequencer.SOFT_CYCLES
+                else:
+                    last = max(decoded + sequencer.BARRIER_CYCLES, self._all_idle() + core.IDLE_LATENCY)
                 yield last + 1 - start
                 start = now = last + 1
                 continue
@@ -92,8 +110,9 @@ class _Model:
             if idle > decoded:  # fetched again
                 decoded = max(idle, decoded + 1) + 1 + sequencer.FETCH_CYCLES
             now = decoded + LENGTHS[item.opcode]
-            job = _Job(now + _HAND_OVER, item)
-            self._jobs[unit] = job
+            others = [job for other, job in self._jobs.items() if other is not unit]
+            self._jobs[unit] = job = _Job(now + _HAND_OVER, item, others, self._told)
+            self._told += item["n_tiles"] if unit is Opcode.MATRIX else 0
             run = {Opcode.MATRIX: self._matrix, Opcode.POST: self._post, Opcode.CHANNEL: self._channel}
             self._work[unit] = run[unit](job)
 
@@ -132,7 +151,14 @@ class _Model:
         later = max(0, slices - 1)  # slices that begin within a half
         rest_of_half = later * with_bases + (item["k_tiles"] - 1 - later) * plain
         may_start = job.start + feeder.load_cycles(config, slice_begins=slices > 0)
-        start = may_start = max(may_start + feeder.issue_to_ready(config), self._streamed)
+        may_start = max(may_start + feeder.issue_to_ready(config), self._streamed)
+        if item["after"]:
+            while any(other.idle is None for other in job.others) or len(halves.released) < job.halves:
+                yield False
+            done = [other.idle for other in job.others if other.idle is not None]
+            done += [time + 1 for time in halves.released[-1:]]
+            may_start = max(may_start, *(time + _DONE_TO_START for time in done))
+        start = may_start
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:
                 yield False

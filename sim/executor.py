@@ -180,7 +180,8 @@ class Machine:
                 self.status = Status.DONE
                 return
             case Opcode.MARK:
-                self._barrier()
+                if self._pause or not item["soft"]:
+                    self._barrier()
                 self.layer = item["layer"]
                 if self._pause:
                     self.status = Status.PAUSED
@@ -208,9 +209,20 @@ class Machine:
             Opcode.CHANNEL: self._units.channel,
             Opcode.POST: self._units.post,
         }
-        self._jobs[unit] = start[unit](item), self.pc
+        job = start[unit](item)
+        if item.opcode is Opcode.MATRIX and item["after"]:
+            job = self._after(job)
+        self._jobs[unit] = job, self.pc
         while self._advance():
             pass
+
+    def _after(self, job: Job) -> Job:
+        """A MATRIX that waits for everything in front of it."""
+        while self._jobs.keys() - {Opcode.MATRIX} or any(self._units.full):
+            yield False
+        if self._units.hazards:
+            self._units.hazards.barrier()
+        yield from job
 
     def _advance_or_stop(self) -> None:
         if not self._advance():

@@ -120,6 +120,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "slice_tiles": rng.choice((1, 2, 3, 100)),
         "replays": rng.randint(1, 4),
         "weight_base": 0,
+        "after": int(rng.random() < 0.3),
     }
     if config.window_depth and kind is isa.Kind.DENSE and rng.random() < 0.7:
         matrix |= _windows(rng, width, rows)
@@ -279,5 +280,5 @@ def random_program(
             barrier = instruction(Opcode.MARK, layer=100 + index)  # both units read through the same ports
             found += [barrier, *_channel_pair(rng, config), barrier]
         if rng.getrandbits(1):
-            found.append(instruction(Opcode.MARK, layer=index))
+            found.append(instruction(Opcode.MARK, layer=index, soft=rng.getrandbits(1)))
     return [*found, _END]

@@ -91,7 +91,7 @@ def _run(
         images = workload.rtl_images
         run = execute(program, workload.images[:images], Level.RTL, board=device)
         mismatches += _differing(wanted, run.outputs)
-        counters = _counters(device, program, run)
+        counters = run.counters
     layers = _layers(program, run)
     macs = sum(layer.macs for layer in program.layers)
     cycles = None if counters is None else counters[Counter.CYCLES]
@@ -122,11 +122,6 @@ def _run(
 
 
 STALLS = tuple(cause for cause in CYCLE_CAUSES if cause not in BUSY)
-
-
-def _counters(device: Accelerator, program: Program, run: Execution) -> Counters | None:
-    """Of a run that did not pause, if one run is the whole image; else the sum over the layers."""
-    return device.counters() if len(program.segments) == 1 else run.counters
 
 
 def _differing(wanted: Arrays, got: Arrays) -> int:

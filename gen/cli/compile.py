@@ -51,6 +51,8 @@ def compile_(
 
 
 def _values(compiled: "Compiled", path: Path) -> dict:
+    from popshift.gen.execution import predicted_cycles
+
     program = compiled.program
     return {
         "file": path,
@@ -59,7 +61,7 @@ def _values(compiled: "Compiled", path: Path) -> dict:
         "config": program.config.name,
         "digest": f"{program.config.digest:016x}",
         "segments": len(program.segments),
-        "predicted_cycles": sum(layer.predicted_cycles for layer in program.layers),
+        "predicted_cycles": predicted_cycles(program),
         "layers": program.layers,
         "quantisation": compiled.quantisation_report(),
         "notes": compiled.notes,

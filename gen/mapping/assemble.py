@@ -1,4 +1,8 @@
-"""From sections to a program: layer marks, memory images, and as many segments as the memories demand."""
+"""From sections to a program: layer marks, memory images, and as many segments as the memories demand.
+
+A layer that begins with a MATRIX needs no barrier in front: this waits itself (`after`), with its weights
+loaded, or does not if the layer needs nothing of those still under way.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +77,7 @@ def assemble(
     for memory in memories:
         segment, items = _segment(memory, config)
         segments.append(segment)
-        predicted += cycles.predict(items, config)[:-1]  # without END
+        predicted += cycles.predict(items, config, paused=True)[:-1]  # without END
     layers = [_record(section, found, config) for section, found in zip(sections, predicted, strict=True)]
     return Program(
         config=config,
@@ -91,10 +95,17 @@ def _segment(memory: _Memories, config: AcceleratorConfig) -> tuple[Segment, lis
     weights = [np.zeros((0, config.weight_word_bytes), np.uint8)]
     parameters = [np.zeros((0, config.parameter_word_bytes), np.uint8)]
     weight_words = parameter_words = 0
-    for index, section in memory.sections:
+    running: list[Section] = []  # what may not be done when the next section begins
+    following = [section.instructions[0].opcode for _, section in memory.sections[1:]]
+    for (index, section), opcode in zip(memory.sections, [*following, Opcode.END], strict=True):
         starts = {"weight_base": weight_words, "parameter_base": parameter_words}
-        items += [_moved(item, starts) for item in section.instructions]
-        items.append(instruction(Opcode.MARK, layer=index))
+        own = [_moved(item, starts) for item in section.instructions]
+        waits = own[0].opcode is not Opcode.MATRIX  # at the barrier in front
+        if not waits and any(section.waits_for(other) for other in running):
+            own[0] = instruction(Opcode.MATRIX, **{**own[0].fields, "after": 1})
+            waits = True
+        running = [section] if waits else [*running, section]
+        items += [*own, instruction(Opcode.MARK, layer=index, soft=int(opcode is Opcode.MATRIX))]
         weights.append(section.weights)
         parameters.append(section.parameters)
         weight_words += len(section.weights)

@@ -1,6 +1,7 @@
 """The mapper's entry: one `Graph` in, one `Program` out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from popshift.firmware_py.program import Program
 from popshift.gen.graph import Add, Convolution, Graph, Pool
@@ -56,13 +57,17 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
     graph = prepared(graph, config)
     placed = place(graph, config)
     sections: list[Section] = [
-        padding_section(placed[tensor], config)
+        replace(padding_section(placed[tensor], config), writes=[placed[tensor].words])
         for tensor in graph.inputs
         if not placed[tensor].buffer.padding.is_empty
     ]
     for operator in graph.operators:
         sources, target = [placed[name] for name in operator.inputs], placed[operator.output]
-        sections += SECTIONS[type(operator)](operator, sources, target, config)
+        reads, writes = [source.words for source in sources], [target.words]
+        sections += [
+            replace(section, reads=reads, writes=writes)
+            for section in SECTIONS[type(operator)](operator, sources, target, config)
+        ]
     return assemble(
         name,
         config,

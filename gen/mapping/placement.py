@@ -81,6 +81,12 @@ class Placed:
     buffer: Buffer
     layout: TensorLayout
 
+    @property
+    def words(self) -> range:
+        """Of the activation memory, padding included."""
+        start = self.layout.base - self.buffer.first_word
+        return range(start, start + self.buffer.words)
+
 
 @dataclass(frozen=True, slots=True)
 class _Choice:

@@ -30,6 +30,7 @@ class Section:
     """What runs between two marks.
 
     ``weights`` and ``parameters``: uint8 (words, bytes of a word). ``mapping``: plain values for reports.
+    ``reads``, ``writes``: words of the activation memory, which `map_graph` knows.
     """
 
     name: str
@@ -40,6 +41,18 @@ class Section:
     weights: NDArray[np.uint8]
     parameters: NDArray[np.uint8]
     mapping: dict[str, Any] = field(default_factory=dict)
+    reads: Sequence[range] = ()
+    writes: Sequence[range] = ()
+
+    def waits_for(self, other: "Section") -> bool:
+        """Whether it must not begin before the `other` is done."""
+        clashes = [(self.reads, other.writes), (self.writes, other.reads), (self.writes, other.writes)]
+        return any(item.opcode is Opcode.CHANNEL for item in other.instructions) or any(
+            max(one.start, two.start) < min(one.stop, two.stop)
+            for ours, theirs in clashes
+            for one in ours
+            for two in theirs
+        )
 
     @property
     def program_words(self) -> int:

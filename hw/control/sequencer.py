@@ -19,6 +19,9 @@ FETCH_CYCLES = 2
 BARRIER_CYCLES = 2
 """Cycles from the first word of a barrier until it can pass."""
 
+SOFT_CYCLES = 1
+"""The same of a soft MARK, which does not wait."""
+
 HAND_OVER_CYCLES = 1
 """Cycles from the state GO to the unit's `go`: what goes to the units are registers."""
 
@@ -37,7 +40,7 @@ class Sequencer(wiring.Component):
 
     An instruction takes its words plus two cycles if its unit is idle when it has been fetched; otherwise it
     is fetched again once the unit is idle. A barrier takes a cycle more, so that whatever is wrong with the
-    instruction before is known by then.
+    instruction before is known by then; a soft MARK takes its word and three cycles.
 
     Members
     -------
@@ -92,6 +95,7 @@ class Sequencer(wiring.Component):
         """Address of the next instruction."""
         self._decoded, self._unknown = Signal(), Signal()
         self._ending, self._marked, self._pause = Signal(), Signal(16), Signal()
+        self._soft = Signal()
         self._moving, self._stop = Signal(), Signal()
 
     def elaborate(self, platform):
@@ -163,7 +167,7 @@ class Sequencer(wiring.Component):
             m.next = "DECODE"
         with self._state(m, "DECODE"):
             m.d.comb += self._moving.eq(1)
-            place = isa.PLACEMENTS[Opcode.MARK]["layer"]
+            layer, soft = (isa.PLACEMENTS[Opcode.MARK][name] for name in ("layer", "soft"))
             m.d.sync += [
                 self._address.eq(self._address + 1),
                 self._index.eq(1),
@@ -173,7 +177,8 @@ class Sequencer(wiring.Component):
                 self._decoded.eq(1),
                 self._unknown.eq(~known),
                 self._ending.eq(opcode == Opcode.END),
-                self._marked.eq(self.program_data[place.shift : place.shift + place.field.bits]),
+                self._marked.eq(self.program_data[layer.shift : layer.shift + layer.field.bits]),
+                self._soft.eq(self.program_data[soft.shift] & (opcode == Opcode.MARK) & ~self._pause),
                 self.command_write.eq(unit & self.unit_idle),
             ]
             m.next = "WAIT"
@@ -206,9 +211,13 @@ class Sequencer(wiring.Component):
             m.next = "FETCH_WAIT"
 
     def _barrier(self, m: Module) -> None:
-        """MARK and END: wait for every unit."""
+        """MARK and END: wait for every unit; a soft MARK does not."""
         with self._state(m, "BARRIER"):
             m.next = "PASS"
+            with m.If(self._soft):
+                m.d.comb += self._moving.eq(1)
+                m.d.sync += self.layer.eq(self._marked)
+                self._fetch(m, self._following)
         with self._state(m, "PASS"), m.If(self.all_idle):
             m.d.comb += self._moving.eq(1)
             with m.If(self._ending):

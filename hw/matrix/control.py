@@ -39,7 +39,8 @@ class MatrixControl(wiring.Component):
         built, too wide, or of another kind than `DENSE`.
     weight_start, weight_base, weight_more, weight_ready, weight_again, kind, k_tiles, slice_tiles, replays:
         the feeder's.
-    half_busy: In: per accumulator half, not yet drained.
+    half_busy: In: per accumulator half, not yet drained. others_done: the other units are idle and all halves
+        are drained.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
     counted: the pixel issued has an accumulator. line: it is the first of a line. windows, x_first, y_first:
         the instruction's, raw.
@@ -62,6 +63,7 @@ class MatrixControl(wiring.Component):
                 "weight_again": In(1),
                 **{name: Out(_bits(name)) for name in FEEDER_FIELDS},
                 "half_busy": In(2),
+                "others_done": In(1),
                 "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
@@ -99,11 +101,12 @@ class MatrixControl(wiring.Component):
 
         end_of_pass, start, counted = Signal(), Signal(), Signal()
         prepare = Signal()  # a pass may start: that decides about little, so that it may be known late
+        held = Signal()  # the instruction waits for what was handed over in front
         half_free = ~self.half_busy.bit_select(next_half, 1)
         m.d.comb += [
             end_of_pass.eq(streaming & x.last & y.last),
             prepare.eq(~streaming | end_of_pass),
-            start.eq(due & self.weight_ready & (~first_k | half_free) & prepare),
+            start.eq(due & ~held & self.weight_ready & (~first_k | half_free) & prepare),
         ]
         m.d.sync += first.eq(start)
         with m.If(streaming):
@@ -138,12 +141,14 @@ class MatrixControl(wiring.Component):
             with m.If(k.last):
                 n.advance()
                 m.d.sync += due.eq(~n.last)
+        with m.If(self.others_done):
+            m.d.sync += held.eq(0)
         with m.If(command.start):
-            m.d.sync += [due.eq(1), first_k.eq(1)]
+            m.d.sync += [due.eq(1), first_k.eq(1), held.eq(field("after"))]
             for loop in (k, n):
                 loop.restart()
 
-        windows = field("windows")
+        waits, windows = due & ~held & ~streaming, field("windows")
         legal = ~windows
         if config.window_depth:
             legal |= (field("kind") == Kind.DENSE) & (field("x_count") < config.window_depth)
@@ -167,8 +172,8 @@ class MatrixControl(wiring.Component):
             self.counted.eq(counted),
             self.line.eq(registered(m, prepare | x.last, "line")),
             self.overfull.eq(counted & (count == config.accumulator_depth)),
-            self.wait_weights.eq(due & ~streaming & ~self.weight_ready),
-            self.wait_accumulators.eq(due & ~streaming & self.weight_ready & first_k & ~half_free),
+            self.wait_weights.eq(waits & ~self.weight_ready),
+            self.wait_accumulators.eq(waits & self.weight_ready & first_k & ~half_free),
         ]
         return m
 

@@ -46,7 +46,7 @@ class MatrixUnit(wiring.Component):
     full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been
         drained.
     drain_address, drain_chunk, drain_half, drained: see `Accumulators`.
-    busy_halves: accumulator halves not yet drained.
+    busy_halves: accumulator halves not yet drained. others_done: see `MatrixControl`.
     streaming, loading: an activation row, a weight row is read in this cycle.
     outside_activations, outside_weights, overfull: errors.
     """
@@ -73,6 +73,7 @@ class MatrixUnit(wiring.Component):
                 "drain_half": In(1),
                 "drained": Out(accumulators.drained.shape()),
                 "busy_halves": Out(2),
+                "others_done": In(1),
                 "streaming": Out(1),
                 "loading": Out(1),
                 "wait_weights": Out(1),
@@ -103,6 +104,7 @@ class MatrixUnit(wiring.Component):
             *(getattr(feeder, name).eq(getattr(control, name)) for name in FEEDER_FIELDS),
             feeder.read_data.eq(self.weight_data),
             control.half_busy.eq(self.busy_halves),
+            control.others_done.eq(self.others_done),
             self.weight_address.eq(feeder.read_address),
         ]
         pixel, valid = Signal(address_bits(config), reset_less=True), Signal()

@@ -15,7 +15,7 @@ from popshift.gen.frontend.float_graph import evaluate
 from popshift.gen.frontend.torch_export import from_module
 from popshift.gen.graph import Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.gen.mapping.edges import plan_edges
-from popshift.gen.mapping.tiling import Rectangle, cut
+from popshift.gen.mapping.tiling import Rectangle, cut, sizes
 from popshift.hw import numerics
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
@@ -376,7 +376,7 @@ def test_an_array_without_xnor_refuses():
 
 
 def test_one_region_for_a_tile_with_padding_of_one():
-    plan = plan_edges(Window((3, 3), padding=(1, 1, 1, 1)), (8, 9), cut(8, 9, 2, 1))
+    plan = plan_edges(Window((3, 3), padding=(1, 1, 1, 1)), (8, 9), cut((4, 4), (9,)))
     assert [region.edges for region in plan.regions] == [0b0111, 0b1011]
     (table,) = plan.tables
     assert [entry is None for entry in table] == [False] * 9
@@ -385,7 +385,7 @@ def test_one_region_for_a_tile_with_padding_of_one():
 
 
 def test_no_padding_no_classes():
-    plan = plan_edges(Window((3, 3)), (8, 9), cut(6, 7, 1, 1))
+    plan = plan_edges(Window((3, 3)), (8, 9), cut((6,), (7,)))
     assert [region.edges for region in plan.regions] == [0] and len(plan.tables[0]) == 1
 
 
@@ -393,7 +393,7 @@ def test_regions_cover_the_output_once():
     for padding in ((2, 2, 2, 2), (0, 3, 1, 2), (4, 0, 0, 4)):
         window = Window((5, 5), (1, 2), padding)
         height, width = window.output_size(9, 11)
-        plan = plan_edges(window, (9, 11), cut(height, width, 2, 2))
+        plan = plan_edges(window, (9, 11), cut(*(sizes(length, 2) for length in (height, width))))
         seen = np.zeros((height, width), int)
         for region in plan.regions:
             place: Rectangle = region.rectangle
