@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 import statistics
 import time
@@ -18,6 +19,9 @@ from popshift.hw.errors import InputError, ToolError
 from popshift.sim.build_cache import cached, digest
 
 CLOCK_PORT = "clk"
+_PATIENCE, _MANY = 60, 40
+"""Turns of the router, and wires in conflict after them that half of the turns have not made fewer: runs that
+found an end had fewer than 30 by then."""
 CONSTRAINT_MARGIN = 1.05
 """nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted.
 """
@@ -121,6 +125,7 @@ def place_and_route(
             log=folder / "nextpnr.log",
             cwd=folder,
             minutes=minutes,
+            hopeless=_hopeless,
         )
         copy.unlink()
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
@@ -129,6 +134,15 @@ def place_and_route(
     key = digest(netlist.digest, path.name, version, " ".join(command), pins, *plan)
     what = f"{device.name}, place and route with seed {seed}"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
+
+
+def _hopeless(log: str) -> str | None:
+    """router2 can go on for ever with some placements: conflicts that only move."""
+    overused = [int(number) for number in re.findall(r"\biter=\d+ .*?\boverused=(\d+)", log)]
+    turns = len(overused)
+    if turns < _PATIENCE or overused[-1] < _MANY or overused[-1] < overused[turns // 2]:
+        return None
+    return f"the router does not get rid of its conflicts ({overused[-1]} after {turns} turns)"
 
 
 def _planned(netlist: Netlist, device: Device, copy: Path) -> Path:

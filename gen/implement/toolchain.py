@@ -1,10 +1,13 @@
 """External tools as values, and how they are run."""
 
+import contextlib
+import math
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -101,6 +104,10 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+_LOOK_SECONDS = 2.0
+"""How often a running tool's log is looked at."""
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -109,35 +116,49 @@ def run(
     cwd: Path,
     text: str = "",
     minutes: float | None = None,
+    hopeless: Callable[[str], str | None] = lambda log: None,
 ) -> None:
     """Run a tool with all it prints in `log`; `text` goes to its standard input.
 
+    Parameters
+    ----------
+    hopeless: gets what the log holds so far, every few seconds; gives a reason to stop, or None.
+
     Raises
     ------
-    ToolError: it did not start, it failed (the message carries the last error line of the log), or it took
-        more than `minutes`.
+    ToolError: it did not start, it failed (the message carries the last error line of the log), it took more
+        than `minutes`, or there was no hope.
     """
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     with log.open("w", encoding="utf-8") as output:
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command,
-                input=text,
+                stdin=subprocess.PIPE,
                 text=True,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                timeout=None if minutes is None else 60 * minutes,
             )
         except OSError as error:
             raise ToolError(
                 f"{task}: cannot start {command[0]} ({error.strerror or error})",
                 remedy="run: popshift doctor",
             ) from error
-        except subprocess.TimeoutExpired as error:
-            raise ToolError(
-                f"{task}: given up after {minutes:g} minutes", where=_keep(log), remedy="allow more minutes"
-            ) from error
-    if done.returncode != 0:
+        with process:
+            given: str | None = text
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(given, timeout=max(0.0, min(_LOOK_SECONDS, end - time.monotonic())))
+                    break
+                given = None
+                what, remedy = hopeless(log.read_text(encoding="utf-8", errors="replace")), "try another seed"
+                if time.monotonic() >= end:
+                    what, remedy = f"given up after {minutes:g} minutes", "allow more minutes"
+                if what is not None:
+                    process.kill()
+                    raise ToolError(f"{task}: {what}", where=_keep(log), remedy=remedy)
+    if process.returncode != 0:
         raise ToolError(
             f"{task} failed: {last_error(log)}", where=_keep(log), remedy="the whole log is there"
         )

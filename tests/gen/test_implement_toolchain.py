@@ -2,10 +2,12 @@
 
 import stat
 import sys
+import time
 
 import pytest
 
 from popshift.gen.implement import toolchain
+from popshift.gen.implement.place_route import _hopeless
 from popshift.gen.implement.toolchain import Tool, last_error, run
 from popshift.hw.errors import ToolError
 
@@ -66,6 +68,40 @@ def test_a_tool_that_takes_too_long_is_ended_and_its_log_kept(tmp_path):
         run([command], task="placing", log=tmp_path / "slow.log", cwd=tmp_path, minutes=0.02)
     with open(raised.value.where) as kept:
         assert kept.read() == "started\n"
+
+
+def test_what_has_no_hope_is_stopped(tmp_path):
+    command = tmp_path / "routing"
+    command.write_text("#!/bin/sh\ncat\nexec sleep 60\n")
+    command.chmod(0o755)
+    started = time.monotonic()
+    with pytest.raises(ToolError, match="routing: it told so much; try another seed"):
+        run(
+            [command],
+            task="routing",
+            log=tmp_path / "log",
+            cwd=tmp_path,
+            text="enough\n",
+            hopeless=lambda log: "it told so much" if "enough" in log else None,
+        )
+    assert time.monotonic() - started < 30
+
+
+def turns(*overused: int) -> str:
+    return "".join(
+        f"Info:     iter={turn} wires=1 overused={number} overuse={number} tmgfail=0\n"
+        for turn, number in enumerate(overused, 1)
+    )
+
+
+def test_a_router_without_hope_is_one_whose_conflicts_only_move():
+    assert _hopeless("") is None
+    falling = [20000 // turn for turn in range(1, 100)]
+    assert _hopeless(turns(*falling)) is None, "fewer and fewer"
+    assert _hopeless(turns(*falling, *[12] * 400)) is None, "nearly there"
+    assert _hopeless(turns(*falling[:40])) is None
+    stuck = _hopeless(turns(*falling[:40], *range(430, 500)))
+    assert stuck == "the router does not get rid of its conflicts (499 after 110 turns)"
 
 
 def test_standard_input_reaches_the_tool(tmp_path):
