@@ -109,4 +109,6 @@ def print_layers(explanation: "Explanation") -> None:
     loads = explanation.segments
     again = f"; the memories are loaded {loads} times for every image" if loads > 1 else ""
     share = f"{100 * explanation.utilisation:.1f} % of the array's peak"
-    typer.echo(f"predicted: {explanation.cycles:,} cycles an image, {share}{again}")
+    one_by_one = sum(layer.predicted_cycles for layer in explanation.layers)
+    overlap = f"; its layers one by one take {one_by_one:,}" if one_by_one > explanation.cycles else ""
+    typer.echo(f"predicted: {explanation.cycles:,} cycles an image, {share}{overlap}{again}")

@@ -89,7 +89,8 @@ def cycles_section(program: Program, execution: Execution, predicted: int) -> Se
         for layer in layers
     ]
     caption = (
-        "Cycles of one image by cause, from the accelerator's own counters; the thin line is the prediction."
+        "Cycles of one image by cause, from the accelerator's own counters; the thin line is the prediction. "
+        "Layers are counted in a run that stops after each; in one that does not they overlap a little."
     )
     if not counted:
         caption += " This configuration has no counters by cause."

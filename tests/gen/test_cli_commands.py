@@ -15,6 +15,7 @@ from popshift.firmware_py.program import Program
 from popshift.gen import generation, interface
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph, compile_model
+from popshift.gen.execution import predicted_cycles
 from popshift.hw.config import AcceleratorConfig
 from popshift.sim import regression
 
@@ -97,7 +98,7 @@ def test_compile_writes_a_program_and_says_what_it_did(folder: Path):
     again = printed("compile", f"{MODULE}:net", "-c", "tiny")
     assert (folder / "out.pop").read_bytes() == (folder / "net.pop").read_bytes(), "the default name"
     loaded = Program.load("out.pop")
-    assert again["predicted_cycles"] == sum(layer.predicted_cycles for layer in loaded.layers)
+    assert again["predicted_cycles"] == predicted_cycles(loaded)
     assert [layer["name"] for layer in again["layers"]] == [layer.name for layer in loaded.layers]
     assert again["quantisation"]["samples"] == 8 and again["file"] == "net.pop"
 
@@ -155,7 +156,8 @@ def test_explain_a_model_and_a_program(program):
         assert text in model.stdout
     as_json = printed("explain", f"{MODULE}:net", "-c", "tiny")
     assert as_json["maps"]
-    assert as_json["cycles"] == 5 + sum(layer["predicted_cycles"] for layer in as_json["layers"])
+    one_by_one = 5 + sum(layer["predicted_cycles"] for layer in as_json["layers"])
+    assert 0.9 * one_by_one < as_json["cycles"] < one_by_one
     file = printed("explain", program, "-c", "tiny")
     assert file["layers"] == as_json["layers"] and file["operators"] == []
 
