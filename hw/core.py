@@ -107,10 +107,11 @@ class Core(wiring.Component):
             matrix.overfull | post.overfull,
         )
         halves_busy = matrix.busy_halves != 0
+        others_done = ~halves_busy & post.idle & channel.idle
         m.d.sync += [
             sequencer.errors.eq(errors),
-            matrix.others_done.eq(~halves_busy & post.idle & channel.idle),
-            sequencer.all_idle.eq(matrix.idle & ~halves_busy & post.idle & channel.idle),
+            matrix.others_done.eq(others_done),
+            sequencer.all_idle.eq(matrix.idle & others_done),
             sequencer.progress.eq(matrix.streaming | matrix.loading | post.issuing | channel.reading),
         ]
         m.d.comb += [

@@ -57,7 +57,7 @@ def average_pool(rank: int) -> Callable[[Importer, Call], Value]:
         stride = vertical_horizontal(arguments["stride"], rank) if arguments["stride"] else kernel
         ends = arguments["ceil_mode"]
         inside = divisor is None and (ends if own == NO_PADDING else not arguments["count_include_pad"])
-        if inside:  # of the image with the padding of a layer before
+        if inside or ends:  # of the image with the padding of a layer before
             value = materialise(importer, call, value)
         window = Window(kernel, stride, sum_of_paddings(value.padding, own))
         if ends:

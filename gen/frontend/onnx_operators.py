@@ -153,12 +153,16 @@ def pool(operation: Pooling) -> Callable[[Importer, Node], Value]:
         own = window = _window(node, rank, (1, *kernel) if rank == 2 else kernel, shape)
         if node.attributes.get("ceil_mode"):
             window = ceiled(window, *shape[1:])
-        inside = operation is Pooling.AVERAGE and window.padding != NO_PADDING
-        if node.attributes.get("count_include_pad") and own.padding != NO_PADDING:
-            if inside and window != own:
-                remedy = "set count_include_pad to 0"
-                raise UnsupportedError("ceil_mode = 1 divides the last windows by fewer pixels", remedy)
-            inside = False
+        if not all(along.all() for along in window.inside(*shape[1:])):
+            raise UnsupportedError("a window has nothing but padding", "pad by less than the kernel")
+        average = operation is Pooling.AVERAGE
+        if average and window.dilation != (1, 1):
+            raise UnsupportedError(f"it averages with dilations {window.dilation}", "use dilations of 1")
+        pads_count = bool(node.attributes.get("count_include_pad")) and own.padding != NO_PADDING
+        if average and pads_count and window != own:
+            remedy = "set count_include_pad to 0"
+            raise UnsupportedError("ceil_mode = 1 divides the last windows by fewer pixels", remedy)
+        inside = average and window.padding != NO_PADDING and not pads_count
         return _pooled(importer, node, value, window, operation, inside=inside)
 
     return handle

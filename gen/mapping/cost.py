@@ -73,8 +73,7 @@ class ConvolutionCost:
             drains = [results * chunks] * (column_tiles - 1) + [results * last_chunks]
             halves.add(row_tiles * passed, restart, drains, number)
         overhead = config.rows + START_CYCLES + halves.released - halves.streamed
-        post = halves.released - matrix - weights - (halves.released - halves.streamed)
-        return cls(matrix, weights, post, overhead)
+        return cls(matrix, weights, halves.streamed - matrix - weights, overhead)
 
 
 class _Halves:

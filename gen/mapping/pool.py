@@ -24,7 +24,7 @@ from popshift.gen.mapping.sections import (
     words_of,
 )
 from popshift.gen.mapping.signs import sign_sections
-from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, sizes
+from popshift.gen.mapping.tiling import Rectangle, countable, cut
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Lane, Opcode, Source, instruction
@@ -62,8 +62,10 @@ def pool_sections(
         )
     assert source.layout.period == target.layout.period, "a pool keeps every channel in its banks"
     groups, planes = bank_groups(source, config), source.layout.planes
-    tiles, classes = _classes(layer, source.layout.shape)
-    tables = [pool_parameters(layer, source.layout.zero_point, config, inside) for inside in classes]
+    classes = _classes(layer, source.layout.shape)
+    counts = list(dict.fromkeys(classes.values()))
+    numbers = {tile: counts.index(inside) for tile, inside in classes.items()}
+    tables = [pool_parameters(layer, source.layout.zero_point, config, inside) for inside in counts]
     uniform = all(len(set(lanes)) == 1 for lanes in tables)
     needed = len(tables) * (1 if uniform else groups)
     if needed > config.parameter_depth:
@@ -77,7 +79,7 @@ def pool_sections(
     parts = [
         (start, min(start + at_once, planes), piece)
         for start in range(0, planes, at_once)
-        for piece in tile_ranges(tiles, CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
+        for piece in tile_ranges(list(numbers), CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
     ]
     window = layer.window.kernel[0] * layer.window.kernel[1]
     return [
@@ -87,7 +89,7 @@ def pool_sections(
             output=layer.output,
             macs=0,
             instructions=_instructions(
-                layer, source, target, config, (start, stop), piece, classes, uniform, [] if index else fills
+                layer, source, target, config, (start, stop), piece, numbers, uniform, [] if index else fills
             ),
             weights=no_words(config.weight_word_bytes),
             parameters=np.concatenate(
@@ -104,30 +106,14 @@ def pool_sections(
     ]
 
 
-def _classes(layer: Pool, shape: tuple[int, ...]) -> tuple[list[Rectangle], dict[int | None, int]]:
-    """Rectangles of the output, and which parameters each has: of windows with so many pixels inside, or
-    None, all alike, the number of their table.
-    """
-    counts = layer.window.inside(*shape[1:])
-    if not layer.partial:
-        counts = tuple(np.zeros_like(along) for along in counts)
-    lengths = [[part for _, group in groupby(along) for part in _short(len(list(group)))] for along in counts]
-    tiles = list(cut(*lengths))
-    found = [_inside(layer, tile, shape) for tile in tiles]
-    return tiles, {inside: number for number, inside in enumerate(dict.fromkeys(found))}
-
-
-def _short(length: int) -> tuple[int, ...]:
-    """Of pieces that an instruction can count."""
-    return sizes(length, -(-length // MAX_COUNT))
-
-
-def _inside(layer: Pool, tile: Rectangle, shape: tuple[int, ...]) -> int | None:
-    """How many pixels the windows of `tile` have inside, all as many; None: that changes nothing."""
-    if not layer.partial:
-        return None
-    rows, columns = layer.window.inside(*shape[1:])
-    return int(rows[tile.y] * columns[tile.x])
+def _classes(layer: Pool, shape: tuple[int, ...]) -> dict[Rectangle, int | None]:
+    """Rectangles of the output, of windows with so many pixels inside each; None: that changes nothing."""
+    rows, columns = (along if layer.partial else 0 * along for along in layer.window.inside(*shape[1:]))
+    lengths = [
+        [part for _, alike in groupby(along) for part in countable(len(list(alike)))]
+        for along in (rows, columns)
+    ]
+    return {tile: int(rows[tile.y] * columns[tile.x]) if layer.partial else None for tile in cut(*lengths)}
 
 
 def padding_section(placed: Placed, config: AcceleratorConfig) -> Section:
@@ -166,7 +152,7 @@ def _instructions(
     config: AcceleratorConfig,
     planes: tuple[int, int],
     tiles: Sequence[Rectangle],
-    classes: dict[int | None, int],
+    tables: dict[Rectangle, int],
     uniform: bool,
     fills: list[Instruction],
 ) -> list[Instruction]:
@@ -189,7 +175,7 @@ def _instructions(
             low=layer.requantisation.low,
             high=layer.requantisation.high,
             chunks=count,
-            parameter_base=words * classes[_inside(layer, tile, source.layout.shape)],
+            parameter_base=words * tables[tile],
             mask=copy_mask(target, config),
             **post_rectangle(target, tile, planes[0]),
         )

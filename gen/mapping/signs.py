@@ -19,7 +19,7 @@ from popshift.gen.mapping.sections import (
     windows_in_turn,
     words_of,
 )
-from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, cut, sizes
+from popshift.gen.mapping.tiling import Rectangle, countable, cut
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import ChannelOperation, Instruction, Opcode, Source, instruction
@@ -54,7 +54,7 @@ def sign_sections(layer: Pool, source: Placed, target: Placed, config: Accelerat
             remedy=f"raise parameter_depth to at least {len(words)}",
         )
     _, height, width = target.layout.shape
-    tiles = cut(*(sizes(length, -(-length // MAX_COUNT)) for length in (height, width)))
+    tiles = cut(countable(height), countable(width))
     fills = fill_padding(target, config)
     parts = tile_ranges(tiles, min(turns, planes) * CHANNEL_TILE_WORDS, words_of(fills), config.program_depth)
     return [

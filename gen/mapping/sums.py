@@ -46,7 +46,11 @@ def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
                 remedy="use a configuration with residual = true",
             )
         if _half(graph.mode) not in (operator.first, operator.second):
-            raise ModelError("neither of its factors is one half", where=f"layer {operator.name}")
+            raise ModelError(
+                "neither of its factors is one half",
+                where=f"layer {operator.name}",
+                remedy="make them with popshift.gen.compress.sums.sum_factors",
+            )
         producer = _producer(graph, operator, operators, config)
         if producer is None:
             copied = graph.tensors[operator.input]

@@ -88,6 +88,11 @@ def sizes(length: int, parts: int) -> tuple[int, ...]:
     return tuple(size for _, size in split(length, parts))
 
 
+def countable(length: int) -> tuple[int, ...]:
+    """Of as few pieces as an instruction can count each."""
+    return sizes(length, -(-length // MAX_COUNT))
+
+
 def strips(length: int, fewest: int) -> Iterator[tuple[int, ...]]:
     """Sizes of the pieces, at least `fewest`, that `length` may be cut into: nearly equal ones, and such with
     a narrow one in front or behind, which keeps short what nothing is done beside: the first tile's sums,
@@ -116,13 +121,9 @@ def tile_sizes(
     rows: Sequence[int], columns: Sequence[int], size: Callable[[int, int], tuple[int, int]]
 ) -> list[tuple[tuple[int, int], int]]:
     """``size(height, width)`` of the rectangles that `cut` makes, row by row, and of how many it is."""
-    widths = Counter(columns)
-    return [
-        (size(tall, wide), len(list(alike)) * number)
-        for tall, group in groupby(rows)
-        for alike in [list(group)]
-        for wide, number in widths.items()
-    ]
+    heights = [(tall, len(list(alike))) for tall, alike in groupby(rows)]
+    widths = Counter(columns).items()
+    return [(size(tall, wide), rows * columns) for tall, rows in heights for wide, columns in widths]
 
 
 Tiling = tuple[Sequence[int], Sequence[int], ConvolutionCost]

@@ -84,6 +84,8 @@ class PartialWindows(nn.Module):
             functional.avg_pool2d(x, 4, 3, ceil_mode=True),
             functional.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True, count_include_pad=False),
             functional.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True, divisor_override=5),
+            functional.avg_pool2d(shifted, 1, 3, ceil_mode=True, divisor_override=5),
+            functional.avg_pool2d(functional.pad(x, (0, 3)), 2, 5, ceil_mode=True, divisor_override=2),
             functional.max_pool2d(x, (4, 3), (3, 2), ceil_mode=True),
             functional.max_pool2d(x, 3, 2, padding=1, dilation=2, ceil_mode=True),
             functional.max_pool2d(x, 2, 4, padding=1, ceil_mode=True),

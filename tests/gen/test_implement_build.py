@@ -179,6 +179,7 @@ def test_unknown_device_names_the_known_ones():
     assert all(entry.family in FAMILIES for entry in DEVICES.values())
 
 
+# It is not in the test extra: each of its packages takes minutes to prepare itself at its first call.
 needs_nextpnr = pytest.mark.skipif(
     not NEXTPNR["ice40"].available,
     reason=f"nextpnr-ice40 is not installed (popshift doctor): {NEXTPNR['ice40'].mend}",

@@ -273,6 +273,14 @@ def test_residual_blocks_and_groups_run(tmp_path):
         ([node("Mul", ["x", "w"], "y")], "its constant has shape (4, 2, 3, 3)"),
         ([node("Conv", ["x", "nan"], "y")], "its weight holds NaN or infinity"),
         ([node("Identity", ["x"], "y")], "it is the input"),
+        (
+            [node("AveragePool", ["x"], "y", kernel_shape=[2, 2], pads=[2, 0, 0, 0])],
+            "a window has nothing but padding; pad by less than the kernel",
+        ),
+        (
+            [node("AveragePool", ["x"], "y", kernel_shape=[2, 2], dilations=[2, 2])],
+            "it averages with dilations (2, 2)",
+        ),
     ],
     ids=[
         "unknown",
@@ -284,6 +292,8 @@ def test_residual_blocks_and_groups_run(tmp_path):
         "constant",
         "not finite",
         "nothing",
+        "only padding",
+        "dilated average",
     ],
 )
 def test_what_cannot_run_is_named(tmp_path, nodes, told):
