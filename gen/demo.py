@@ -18,7 +18,7 @@ from popshift.gen.bench.records import tools
 from popshift.gen.compilation import Compiled, compile_module
 from popshift.gen.compress.ranges import CALIBRATION_IMAGES
 from popshift.gen.compress.smartdeal import SmartDealConfig, compression, require_smartdeal
-from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference, predicted_cycles
+from popshift.gen.execution import Arrays, Execution, Level, execute, first_difference
 from popshift.gen.graph import Graph
 from popshift.gen.steps import Step, Steps
 from popshift.gen.train import digits
@@ -30,6 +30,7 @@ from popshift.hw.isa import Counter
 from popshift.hw.numerics import WEIGHT_BITS
 from popshift.sim import verilate
 from popshift.sim.board import SimulationReport, accelerator_verilog, open_board
+from popshift.sim.cycles import predicted_cycles
 
 ZERO_ROWS = 0.5
 """Share of the rows of coefficients that are zero in a demo of SmartDeal."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from popshift.firmware_py.program import Program, Segment
+from popshift.firmware_py.program import Program
 from popshift.firmware_py.progress import TransferBar
 from popshift.firmware_py.session import Accelerator, Profile
 from popshift.firmware_py.tensors import QuantisedInputs
@@ -20,10 +20,8 @@ from popshift.gen.device import open_device
 from popshift.gen.graph import Graph
 from popshift.gen.level import Level
 from popshift.gen.real_outputs import real_outputs
-from popshift.hw import isa
 from popshift.hw.errors import InputError
-from popshift.hw.isa import Counter, Instruction
-from popshift.sim import cycles as cycle_model
+from popshift.hw.isa import Counter
 from popshift.sim.run import run_program
 
 Arrays = dict[str, NDArray[np.int8]]
@@ -194,27 +192,6 @@ def _origin(
 def _image(arrays: Arrays, index: int) -> Arrays:
     """A batch of one."""
     return QuantisedInputs({name: array[index : index + 1] for name, array in arrays.items()})
-
-
-def predicted_cycles(program: Program) -> int:
-    """What `Execution.counters` will say: of one segment from start to done, of several the sum over the
-    layers.
-    """
-    if len(program.segments) > 1:
-        return sum(layer.predicted_cycles for layer in program.layers)
-    (segment,) = program.segments
-    return sum(cycle_model.predict(instructions_of(segment), program.config))
-
-
-def instructions_of(segment: Segment) -> list[Instruction]:
-    """Its program, decoded."""
-    words, items, place = [int(word) for word in segment.instructions], [], 0
-    while place < len(words):
-        item = isa.decode(words, place)
-        assert isinstance(item, Instruction), f"the compiler wrote an instruction that is {item.name}"
-        items.append(item)
-        place += isa.LENGTHS[item.opcode]
-    return items
 
 
 def _level(level: Level | str) -> Level:

@@ -3,17 +3,22 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from popshift.firmware_py.program import LayerRecord, Program
+from popshift.firmware_py.tensors import QuantisedInputs
 from popshift.gen.compilation import GRAPH, attached_graph, compile_model, needs_ranges
-from popshift.gen.execution import predicted_cycles
+from popshift.gen.execution import Level, execute
 from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
 from popshift.gen.graph import Convolution
+from popshift.gen.mapping.eyexam import LAST_STEP
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
+from popshift.hw.status import plain_counters
+from popshift.sim.cycles import predicted_cycles
 
 _SAMPLES = 4
 
@@ -32,6 +37,7 @@ class Explanation:
     peak: MACs per cycle of the whole array.
     notes: what the user should know.
     cycles: predicted, of one image.
+    measured: of each layer the hardware's counters, if asked for: then they are the last step of its chain.
     """
 
     network: str
@@ -43,6 +49,7 @@ class Explanation:
     peak: int = 1
     notes: tuple[str, ...] = ()
     cycles: int = 0
+    measured: tuple[dict[str, int], ...] = ()
 
     @property
     def refused(self) -> list[Finding]:
@@ -67,25 +74,21 @@ class Explanation:
         return {**asdict(self), "maps": self.maps, **known}
 
 
-def explain_program(program: Program) -> Explanation:
-    """What a compiled program does."""
-    return Explanation(
-        network=program.name,
-        config=program.config.name,
-        layers=_layers(program),
-        segments=len(program.segments),
-        peak=program.config.peak_macs_per_cycle,
-        cycles=predicted_cycles(program),
-    )
+def explain_program(program: Program, *, measure: bool = False) -> Explanation:
+    """What a compiled program does; `measure`: as `explain_model` takes it."""
+    return _explained(program, measure)
 
 
-def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None) -> Explanation:
+def explain_model(
+    spec: str, config: AcceleratorConfig, calibration: Any = None, *, measure: bool = False
+) -> Explanation:
     """The verdict on a model file or ``module:function``.
 
     Parameters
     ----------
     calibration: as `popshift.gen.compilation.compile_model` takes it. How a network is mapped hardly depends
         on it, so without any, random numbers take its place; a note says so.
+    measure: run an image of random numbers on the simulated hardware for its counters.
 
     Raises
     ------
@@ -105,17 +108,46 @@ def explain_model(spec: str, config: AcceleratorConfig, calibration: Any = None)
         compiled = compile_model(spec, config, calibration, loaded=loaded)
     except ModelError as error:
         return Explanation(network=spec, config=config.name, operators=operators, problem=str(error))
-    program = compiled.program
+    found = _explained(compiled.program, measure)
+    return replace(found, operators=operators, notes=(*compiled.notes, *notes))
+
+
+def _explained(program: Program, measure: bool) -> Explanation:
+    layers, measured = _layers(program), ()
+    if measure:
+        measured = _measured(program)
+        pairs = zip(layers, measured, strict=True)
+        layers = tuple(with_measured_chain(layer, counters["cycles"]) for layer, counters in pairs)
     return Explanation(
         network=program.name,
-        config=config.name,
-        operators=operators,
-        layers=_layers(program),
+        config=program.config.name,
+        layers=layers,
         segments=len(program.segments),
-        peak=config.peak_macs_per_cycle,
-        notes=(*compiled.notes, *notes),
+        peak=program.config.peak_macs_per_cycle,
         cycles=predicted_cycles(program),
+        measured=measured,
     )
+
+
+def _measured(program: Program) -> tuple[dict[str, int], ...]:
+    """The hardware's counters, layer by layer, of an image of random numbers."""
+    random = np.random.default_rng(0)
+    image = {
+        layout.name: random.integers(-128, 128, (1, *layout.shape)).astype(np.int8)
+        for layout in program.inputs
+    }
+    done = execute(program, QuantisedInputs(image), Level.RTL)
+    assert done.layer_counters is not None, "the hardware counts"
+    by_cause = program.config.performance_counters
+    return tuple(plain_counters(entry.counters, by_cause=by_cause) for entry in done.layer_counters)
+
+
+def with_measured_chain(layer: LayerRecord, cycles: int) -> LayerRecord:
+    """The layer with the cycles counted behind the last step of its chain."""
+    if "chain" not in layer.mapping:
+        return layer
+    chain = {**layer.mapping["chain"], LAST_STEP: round(layer.macs / cycles, 2)}
+    return replace(layer, mapping={**layer.mapping, "chain": chain})
 
 
 def mapping_text(layer: LayerRecord) -> str:

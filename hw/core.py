@@ -111,6 +111,7 @@ class Core(wiring.Component):
         m.d.sync += [
             sequencer.errors.eq(errors),
             matrix.others_done.eq(others_done),
+            matrix.last_strip.eq(channel.idle & (post.idle | post.last_strip)),
             sequencer.all_idle.eq(matrix.idle & others_done),
             sequencer.progress.eq(matrix.streaming | matrix.loading | post.issuing | channel.reading),
         ]

@@ -20,8 +20,8 @@ side by side:
   for v and u below `window_block`; 0 if v > ``y_first`` or u > ``x_first``. Rows beyond, and columns that
   have no bank, work as ever. Only pixels ``x_first + n * x_every`` of the lines ``y_first + n * y_every``
   have an accumulator.
-  ``after``: read no activation before what was handed over in front is done: every other unit is idle and all
-  accumulators are drained. Weights are loaded meanwhile.
+  ``after``: read no activation before what was handed over in front is done (`After`). Weights are loaded
+  meanwhile.
 * ``POST``: requantise and write. A *group* is ``post_lanes`` consecutive banks or channels. ``source`` says
   where the values come from:
   ``MATRIX``: drains accumulator halves in the order they were handed over. For each of ``chunks`` groups of
@@ -41,6 +41,8 @@ side by side:
   The parameter word is ``parameter_base`` plus the number of the group of channels (MATRIX: chunk, CHANNEL:
   plane * period + group), or always the first if ``uniform``. BASIS has three words for a group, one for each
   row of the basis, and takes everything else from the last of them.
+  ``strips``: all of it so often, each strip (of ``y_count`` rows, in all planes, with the same parameters)
+  behind the last row of the one before. Of ADD's other tensor likewise.
   ``packed`` (only with xnor PEs; not from BASIS): not results are written but their signs, a bit each (1:
   not negative), 8 consecutive channels to a byte (`popshift.hw.numerics.LANE_CHANNELS`). MATRIX: ``chunks``
   counts bytes, each takes ``8 / post_lanes`` groups of columns and as many parameter words; ``period``
@@ -139,6 +141,16 @@ def kinds(config: AcceleratorConfig) -> tuple[Kind, ...]:
     return tuple(kind for kind, built in present.items() if built)
 
 
+class After(IntEnum):
+    """What of the instructions in front a MATRIX waits for, beside those of its own unit; 3 is like 2."""
+
+    NOTHING = 0
+    ALL = 1
+    """Every other unit is idle, all accumulators are drained."""
+    ALL_BUT_LAST_STRIP = 2
+    """The channel unit is idle, and the post unit is, or all is written but the last strip of its POST."""
+
+
 class Source(IntEnum):
     """Where the post unit takes its values from."""
 
@@ -223,7 +235,7 @@ _POST = [
     ],
     [Field("low", 8), Field("high", 8), _count("chunks", 16)],
     [_address("parameter_base"), _address("base")],
-    [_count("x_count"), _count("y_count")],
+    [_count("x_count"), _count("y_count"), _count("strips", 8)],
     [_address("x_step"), _address("y_step")],
     [_address("plane_step"), Field("class_words", 13), Field("first_bank", 3)],
     [Field("mask", 32)],
@@ -241,7 +253,7 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         [
             *(_count("slice_tiles", 16), _count("replays", 2), Field("windows", 1)),
             *(Field("x_first", 2), Field("y_first", 2), _count("x_every", 3), _count("y_every", 3)),
-            Field("after", 1),
+            Field("after", 2),
         ],
     ],
     Opcode.POST: _POST,
@@ -312,11 +324,12 @@ def heeded_bits(field: str, config: AcceleratorConfig) -> int:
 _SIGNED = ("zero_point", "low", "high", "inner_zero_point", "inner_low", "inner_high")
 _DEFAULTS = {
     **{"again_step": 0, "slice_tiles": 1, "replays": 1, "stride": 1, "single": 0},
-    **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0},
+    **{"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0, "strips": 1},
     **{"windows": 0, "x_first": 0, "y_first": 0, "x_every": 1, "y_every": 1},
     **{"soft": 0, "after": 0},
 }
-"""Fields that only SmartDeal weights, binary activations, depthwise layers or layers without a barrier need.
+"""Fields that only SmartDeal weights, binary activations, depthwise layers, layers without a barrier or
+several pixel tiles need.
 """
 
 
@@ -451,6 +464,16 @@ def accumulated(item: Instruction) -> tuple[int, int]:
         max(0, -(-(item[f"{axis}_count"] - item[f"{axis}_first"]) // item[f"{axis}_every"])) for axis in "yx"
     )
     return lines, pixels
+
+
+def strip_bases(item: Instruction, number: int) -> dict[str, int]:
+    """The addresses, by field, at which strip `number` of a POST begins."""
+    found = {}
+    for prefix in ("", "addend_") if item.opcode is Opcode.ADD else ("",):
+        row = (item["x_count"] - 1) * item["x_step"] + item[f"{prefix}y_step"]
+        below = item[f"{prefix}base"] + number * item["y_count"] * row
+        found[f"{prefix}base"] = below % (1 << ADDRESS_BITS)
+    return found
 
 
 ADDEND_WORDS = 2

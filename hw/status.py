@@ -1,5 +1,6 @@
 """What the machine says of a run: its status and its counters."""
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -84,3 +85,9 @@ CYCLE_CAUSES = (
     Counter.DRAIN,
     Counter.CONTROL,
 )
+
+
+def plain_counters(counters: Mapping[Counter, int], *, by_cause: bool) -> dict[str, int]:
+    """The counters that a configuration has, by their names; `by_cause`: its ``performance_counters``."""
+    built = counters if by_cause else ALWAYS_COUNTED
+    return {counter.name.lower(): counters[counter] for counter in built if counter in counters}

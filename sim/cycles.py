@@ -8,13 +8,15 @@ between in closed form.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from popshift.firmware_py.program import Program, Segment
 from popshift.firmware_py.weight_words import tiles_and_slices
-from popshift.hw import core
+from popshift.hw import core, isa
 from popshift.hw.channel import unit as channel_unit
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control import registers, sequencer
 from popshift.hw.isa import (
     LENGTHS,
+    After,
     Instruction,
     Opcode,
     Source,
@@ -43,7 +45,8 @@ _DONE_TO_START = core.IDLE_LATENCY + 1
 @dataclass
 class _Job:
     """An instruction in a unit: when the unit started it, and when the unit is idle again; what the other
-    units were told in front of it, and how many halves are filled by then.
+    units were told in front of it, and how many halves are filled by then. Of a POST also when all but its
+    last strip is written.
     """
 
     start: int
@@ -51,6 +54,7 @@ class _Job:
     others: list["_Job"]
     halves: int
     idle: int | None = None
+    strips: int | None = None
 
 
 @dataclass
@@ -80,6 +84,27 @@ def predict(
     StuckError: an instruction waits for another that never comes.
     """
     return list(_Model(config).sections(instructions, paused=paused))
+
+
+def predicted_cycles(program: Program) -> int:
+    """What `Execution.counters` will say: of one segment from start to done, of several the sum over the
+    layers.
+    """
+    if len(program.segments) > 1:
+        return sum(layer.predicted_cycles for layer in program.layers)
+    (segment,) = program.segments
+    return sum(predict(instructions_of(segment), program.config))
+
+
+def instructions_of(segment: Segment) -> list[Instruction]:
+    """Its program, decoded."""
+    words, items, place = [int(word) for word in segment.instructions], [], 0
+    while place < len(words):
+        item = isa.decode(words, place)
+        assert isinstance(item, Instruction), f"the compiler wrote an instruction that is {item.name}"
+        items.append(item)
+        place += isa.LENGTHS[item.opcode]
+    return items
 
 
 class _Model:
@@ -152,12 +177,9 @@ class _Model:
         rest_of_half = later * with_bases + (item["k_tiles"] - 1 - later) * plain
         may_start = job.start + feeder.load_cycles(config, slice_begins=slices > 0)
         may_start = max(may_start + feeder.issue_to_ready(config), self._streamed)
-        if item["after"]:
-            while any(other.idle is None for other in job.others) or len(halves.released) < job.halves:
-                yield False
-            done = [other.idle for other in job.others if other.idle is not None]
-            done += [time + 1 for time in halves.released[-1:]]
-            may_start = max(may_start, *(time + _DONE_TO_START for time in done))
+        while (done := self._done(job)) is None:
+            yield False
+        may_start = max(may_start, done)
         start = may_start
         for _ in range(item["n_tiles"]):
             while len(halves.released) < len(halves.full) - 1:
@@ -171,24 +193,47 @@ class _Model:
         job.idle = start + PASS_TO_IDLE
         yield True
 
+    def _done(self, job: _Job) -> int | None:
+        """From when on a MATRIX need not wait for the other units (`After`); None: not known yet."""
+        times: list[int | None] = []
+        match job.item["after"]:
+            case After.NOTHING:
+                return 0
+            case After.ALL:
+                released = self._halves.released
+                times = [other.idle for other in job.others]
+                times += [None] if len(released) < job.halves else [time + 1 for time in released[-1:]]
+            case _:
+                times = [
+                    other.idle if other.item.opcode is Opcode.CHANNEL else other.strips
+                    for other in job.others
+                ]
+        known = [time for time in times if time is not None]
+        return max([0, *(time + _DONE_TO_START for time in known)]) if len(known) == len(times) else None
+
     def _post(self, job: _Job) -> Iterator[bool]:
         config, item, halves = self._config, job.item, self._halves
         area = item["x_count"] * item["y_count"]
         source = Source(item["source"])
         issue = job.start
+        flight = longest_flight(config) + 2 + (SUM_LATENCY if item.opcode is Opcode.ADD else 0)
+        job.strips = job.start if item["strips"] == 1 else None
         if source is Source.FILL:
-            issue += item["chunks"] * area
+            of_strip = item["chunks"] * area
+            issue += item["strips"] * of_strip
+            job.strips = job.strips or issue - of_strip + flight
         elif source in (Source.MATRIX, Source.BASIS):
             per_half = groups_per_half(item, config)
             if source is Source.BASIS:
                 area = item["y_count"] * basis_inputs(item) * BASIS_SIZE
             elif packs(item, config):
                 area *= config.groups_of_byte
-            left = item["chunks"]
-            while left:
+            drains = [*[per_half] * ((item["chunks"] - 1) // per_half), (item["chunks"] - 1) % per_half + 1]
+            for number, chunks in enumerate(drains * item["strips"]):
+                if number == len(drains) * (item["strips"] - 1):
+                    job.strips = job.strips or issue + flight
                 while len(halves.full) <= len(halves.released):
                     yield False
-                chunks = min(left, per_half)
                 begin = max(issue, halves.full[len(halves.released)])
                 if item.opcode is Opcode.ADD:  # in the next cycle of its turn, and one of each
                     begin += (job.start - begin) % SUM_PERIOD
@@ -196,15 +241,16 @@ class _Model:
                 else:
                     issue = begin + chunks * area
                 halves.released.append(issue + RELEASE_LATENCY)
-                left -= chunks
                 yield True
         else:
             while (front := self._jobs.get(Opcode.CHANNEL)) is None or front.idle is None:
                 yield False
             last_tap = front.idle - 1
             issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
-        more = SUM_LATENCY if item.opcode is Opcode.ADD else 0
-        job.idle = issue + longest_flight(config) + more + 2
+            taps = front.item["kx_count"] * front.item["ky_count"]
+            of_strip = item["chunks"] * area * max(taps, item["period"])
+            job.strips = job.strips or issue - of_strip + flight
+        job.idle = issue + flight
         yield True
 
     def _channel(self, job: _Job) -> Iterator[bool]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from popshift.firmware_py.layout import TensorLayout
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import Counter, Instruction, Opcode, Status
+from popshift.hw.isa import After, Counter, Instruction, Opcode, Status
 from popshift.hw.packet import Space
-from popshift.sim.units import HaltError, HazardChecker, Job, Units
+from popshift.sim.hazards import HazardChecker
+from popshift.sim.units import HaltError, Job, Units
 
 WORK = (Counter.MATRIX, Counter.CHANNEL, Counter.WEIGHT_WORDS, Counter.ACTIVATION_WRITES)
 """Counters that no machine can raise by more than one a cycle."""
@@ -28,8 +29,7 @@ class Machine:
     ----------
     config: the accelerator.
     batch: images; each has its own activation memory, everything else they share.
-    check_hazards: raise `sim.units.HazardError` at a barrier if a word was read and written since the one
-    before.
+    check_hazards: raise `sim.hazards.HazardError` if a word may be read by one unit while another writes it.
 
     Attributes
     ----------
@@ -211,17 +211,24 @@ class Machine:
         }
         job = start[unit](item)
         if item.opcode is Opcode.MATRIX and item["after"]:
-            job = self._after(job)
+            job = self._after(job, item["after"])
         self._jobs[unit] = job, self.pc
         while self._advance():
             pass
 
-    def _after(self, job: Job) -> Job:
-        """A MATRIX that waits for everything in front of it."""
-        while self._jobs.keys() - {Opcode.MATRIX} or any(self._units.full):
-            yield False
-        if self._units.hazards:
-            self._units.hazards.barrier()
+    def _after(self, job: Job, after: int) -> Job:
+        """A MATRIX that waits for what is in front of it."""
+        units = self._units
+        if after == After.ALL:
+            while self._jobs.keys() - {Opcode.MATRIX} or any(units.full):
+                yield False
+            if units.hazards:
+                units.hazards.barrier()
+        else:
+            while Opcode.CHANNEL in self._jobs or (Opcode.POST in self._jobs and not units.last_strip):
+                yield False
+            if units.hazards:
+                units.hazards.all_but_last_strip()
         yield from job
 
     def _advance_or_stop(self) -> None:

@@ -19,6 +19,7 @@ def run_program(
     program: Program,
     inputs: NDArray[np.int8] | Mapping[str, NDArray[np.int8]],
     *,
+    every_tensor: bool = True,
     check_hazards: bool = False,
     scramble: int | None = None,
 ) -> dict[str, NDArray[np.int8]]:
@@ -27,13 +28,15 @@ def run_program(
     Parameters
     ----------
     inputs: int8 (images, channels, height, width); by input name if there are several.
+    every_tensor: stop behind each layer to read what it has written; without, layers overlap as they do on a
+        device that only runs.
     check_hazards: see `Machine`.
     scramble: seed of random bytes that fill all memories before each batch; None: zeros.
 
     Returns
     -------
-    Every tensor that a layer writes, by name, as int8 (images, channels, height, width): the outputs as they
-    are at the end, the others when their layer is complete.
+    Every tensor that a layer writes, or only the outputs, by name, as int8 (images, channels, height, width):
+    the outputs as they are at the end, the others when their layer is complete.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def run_program(
             machine.scramble(scramble + start)
         for layout in program.inputs:
             machine.write_tensor(layout, batch[layout.name])
-        for name, values in _run_batch(machine, program).items():
+        for name, values in _run_batch(machine, program, every_tensor).items():
             pieces.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in pieces.items()}
 
@@ -63,11 +66,11 @@ def load_segment(machine: Machine, segment: Segment) -> None:
     machine.write(Space.PROGRAM, 0, segment.instructions.astype("<u4").tobytes())
 
 
-def _run_batch(machine: Machine, program: Program) -> dict[str, NDArray[np.int8]]:
+def _run_batch(machine: Machine, program: Program, every_tensor: bool) -> dict[str, NDArray[np.int8]]:
     found: dict[str, NDArray[np.int8]] = {}
     for number, segment in enumerate(program.segments):
         load_segment(machine, segment)
-        status = machine.run(pause=True)
+        status = machine.run(pause=every_tensor)
         while status is Status.PAUSED:
             name = program.layers[machine.layer].output
             found[name] = machine.read_tensor(program.tensor(name))

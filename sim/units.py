@@ -11,6 +11,8 @@ Every memory holds a batch of images in its last axis; one instruction is execut
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from popshift.hw.isa import (
 )
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.sim.array import BLOCK_ELEMENTS, Array
+from popshift.sim.hazards import HazardChecker
 
 ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
 BLOCK_ADDRESSES = 1 << 16
@@ -51,34 +54,6 @@ class HaltError(Exception):
     def __init__(self, status: Status) -> None:
         self.status = status
         super().__init__(status.meaning)
-
-
-class HazardError(AssertionError):
-    """Between two barriers a word was both read and written: the program has a race."""
-
-
-class HazardChecker:
-    """Words read and words written since the last barrier, per bank."""
-
-    def __init__(self, banks: int, words: int) -> None:
-        self.read = np.zeros((banks, words), bool)
-        self.written = np.zeros((banks, words), bool)
-
-    def barrier(self) -> None:
-        """Forget everything, unless there was a race.
-
-        Raises
-        ------
-        HazardError: some word was read and written.
-        """
-        both = np.argwhere(self.read & self.written)
-        if len(both):
-            bank, word = both[0]
-            raise HazardError(
-                f"{len(both)} words are read and written in one section, the first: bank {bank}, word {word}"
-            )
-        self.read[:] = False
-        self.written[:] = False
 
 
 def strides(counts: Sequence[int], steps: Sequence[int]) -> list[int]:
@@ -114,6 +89,7 @@ class Units:
     activations: int8 (banks, words, images).
     weights, parameters: uint8 (words, bytes of a word).
     counters: what the instructions executed so far amount to; see `isa.Counter`.
+    last_strip: whether the POST executed last has begun its last strip.
     """
 
     def __init__(self, config: AcceleratorConfig, images: int, hazards: HazardChecker | None) -> None:
@@ -121,7 +97,7 @@ class Units:
         self.images = images
         self.hazards = hazards
         self._address_mask = self._mask("base")
-        self._array = Array(config, images, self._gather)
+        self._array = Array(config, images, partial(self._gather, Opcode.MATRIX))
         self.activations = np.zeros((config.rows, config.activation_depth, images), np.int8)
         self.weights = np.zeros((config.weight_depth, config.weight_word_bytes), np.uint8)
         self.parameters = np.zeros((config.parameter_depth, config.parameter_word_bytes), np.uint8)
@@ -130,20 +106,21 @@ class Units:
 
     def clear(self) -> None:
         """Empty the accumulator halves and the way from channel to post unit, and zero the counters."""
-        self.full = [False, False]
+        self.full, self.last_strip = [False, False], False
+        self._filled = self._drained = 0
         self.filling = self.draining = 0
         self.windows: deque[NDArray[np.int32]] = deque()
         self.counters = dict.fromkeys(Counter, 0)
 
     # ---- activation memory ---------------------------------------------------------------------------------
 
-    def _gather(self, banks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Bytes at (banks, words), broadcast together, with the images as a last axis."""
+    def _gather(self, unit: Opcode, banks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Bytes for a unit at (banks, words), broadcast together, with the images as a last axis."""
         depth = self.config.activation_depth
         if words.max(initial=0) >= depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
         if self.hazards:
-            self.hazards.read[banks, words] = True
+            self.hazards.reads(unit, banks, words)
         return np.take(self.activations.reshape(-1, self.images), banks * depth + words, axis=0)
 
     def _write(
@@ -167,7 +144,7 @@ class Units:
                 banks = slice(banks.start, banks.stop)
                 self.activations[banks, words] = values
                 if self.hazards:
-                    self.hazards.written[banks, words] = True
+                    self.hazards.writes(banks, words)
         self.counters[Counter.ACTIVATION_WRITES] += len(words)
 
     def _write_byte(
@@ -191,6 +168,9 @@ class Units:
             raise HaltError(Status.ACCUMULATOR_ADDRESS)
         if pixels.max() >= self.config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
+        self._filled += item["n_tiles"]
+        if self.hazards:
+            self.hazards.begin(Opcode.MATRIX, until=self._filled)
         tile = 0
         while tile < item["n_tiles"]:
             while self.full[self.filling]:
@@ -246,6 +226,8 @@ class Units:
 
     def channel(self, item: Instruction) -> Job:
         """CHANNEL: deliver every window of every plane, as `period` groups of lanes, to the post unit."""
+        if self.hazards:
+            self.hazards.begin(Opcode.CHANNEL)
         loops = ("plane", "y", "x", "ky", "kx")
         counts = [item["planes" if loop == "plane" else f"{loop}_count"] for loop in loops]
         plane, y, x, ky, kx = strides(counts, [item[f"{loop}_step"] for loop in loops])
@@ -265,7 +247,7 @@ class Units:
     def _fold(self, item: Instruction, words: NDArray[np.int64]) -> NDArray[np.int32]:
         """Fold the windows at ``words`` (windows, taps); gives (windows * period, lanes, images)."""
         banks = np.arange(item["period"] * self.config.post_lanes)
-        gathered = self._gather(banks[None, :, None], words[:, None, :])
+        gathered = self._gather(Opcode.CHANNEL, banks[None, :, None], words[:, None, :])
         folded = _FOLD[ChannelOperation(item["operation"])].reduce(gathered, axis=2, dtype=np.int32)
         self.counters[Counter.CHANNEL] += words.size
         self.counters[Counter.ACTIVATION_READS] += words.size
@@ -275,15 +257,19 @@ class Units:
 
     def post(self, item: Instruction) -> Job:
         """POST, ADD: requantise and write what the source delivers."""
-        match Source(item["source"]):
-            case Source.MATRIX:
-                return self._post_matrix(item)
-            case Source.BASIS:
-                return self._post_basis(item)
-            case Source.CHANNEL:
-                return self._post_channel(item)
-            case Source.FILL:
-                return self._post_fill(item)
+        take = {
+            Source.MATRIX: self._post_matrix,
+            Source.BASIS: self._post_basis,
+            Source.CHANNEL: self._post_channel,
+            Source.FILL: self._post_fill,
+        }[Source(item["source"])]
+        if self.hazards:
+            self.hazards.begin(Opcode.POST, drained=self._drained, until=0)
+        for strip in range(item["strips"]):
+            self.last_strip = strip == item["strips"] - 1
+            if self.last_strip and self.hazards:
+                self.hazards.begin_last_strip()
+            yield from take(replace(item, fields={**item.fields, **isa.strip_bases(item, strip)}))
 
     def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> list[list[isa.Lane]]:
         """The lanes of the parameter words `numbers`, counted from the instruction's first."""
@@ -329,7 +315,7 @@ class Units:
         addend = np.zeros_like(results)
         if first < config.bank_groups:
             banks = np.arange(first * config.post_lanes, (first + 1) * config.post_lanes)
-            addend = self._gather(banks[:, None], (words & self._address_mask)[None])
+            addend = self._gather(Opcode.POST, banks[:, None], (words & self._address_mask)[None])
         elif (words & self._address_mask).max() >= config.activation_depth:
             raise HaltError(Status.ACTIVATION_ADDRESS)
         mode = config.requantise
@@ -374,9 +360,14 @@ class Units:
                     self._write_byte(item, group, words, values)
                 else:
                     self._write(group, item["mask"], words, values)
-            self.full[self.draining] = False
-            self.draining ^= 1
+            self._release()
             yield True
+
+    def _release(self) -> None:
+        """The half has been drained."""
+        self.full[self.draining] = False
+        self.draining ^= 1
+        self._drained += 1
 
     def _words_behind(self, item: Instruction) -> NDArray[np.int64]:
         """By how many words each pixel's parameters lie behind those of pixels inside, int64 (pixels,)."""
@@ -424,8 +415,7 @@ class Units:
                 self._write(
                     group, item["mask"], item["base"] + plane * item["plane_step"] + pixels, activations
                 )
-            self.full[self.draining] = False
-            self.draining ^= 1
+            self._release()
             yield True
 
     def _post_channel(self, item: Instruction) -> Job:

@@ -78,10 +78,11 @@ def _post_shape(
 ) -> tuple[dict[str, int], int, int]:
     """Loops of a POST that a half can hold; rows and pixels of a row that it takes out of the half."""
     while True:
-        x, y = rng.choice((1, 2, 3, 5, 8)), rng.choice((1, 1, 2, 4))
+        x, (y, strips) = rng.choice((1, 2, 3, 5, 8)), rng.choice(((1, 1), (1, 3), (2, 1), (2, 2), (4, 1)))
         found = {
             "x_count": x,
             "y_count": y,
+            "strips": strips,
             "stride": rng.choice((1, 2, 3, 16)),
             "single": rng.getrandbits(1),
         }
@@ -112,7 +113,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "x_count": width,
         "y_count": rows,
         "k_tiles": rng.randint(1, 7),
-        "n_tiles": rng.randint(1, 4),
+        "n_tiles": shape["strips"] * rng.randint(1, 4 if shape["strips"] == 1 else 2),
         "base": rng.randint(10, 40),
         "x_step": rng.randint(0, 2),
         "y_step": rng.randint(0, 9),
@@ -120,7 +121,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
         "slice_tiles": rng.choice((1, 2, 3, 100)),
         "replays": rng.randint(1, 4),
         "weight_base": 0,
-        "after": int(rng.random() < 0.3),
+        "after": rng.choice((0, 0, 0, 1, 2, 2, 3)),
     }
     if config.window_depth and kind is isa.Kind.DENSE and rng.random() < 0.7:
         matrix |= _windows(rng, width, rows)
@@ -131,7 +132,7 @@ def _pair(rng: random.Random, config: AcceleratorConfig) -> tuple[dict[str, int]
     )
     post = _plain_post() | shape | {"source": int(source), "packed": int(packed)}
     per_half = isa.groups_per_half(instruction(Opcode.POST, **post), config)
-    chunks = matrix["n_tiles"] * per_half - rng.randrange(per_half)
+    chunks = matrix["n_tiles"] // post["strips"] * per_half - rng.randrange(per_half)
     parameters = chunks * (numerics.BASIS_SIZE if source is Source.BASIS else 1)
     parameters *= config.groups_of_byte if packed else 1
     assert parameters <= config.parameter_depth
@@ -193,13 +194,13 @@ def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruc
     packed = config.has_packing and config.rows >= 8 and rng.getrandbits(1)
     unit = config.groups_of_byte if packed else 1
     period = unit * rng.randint(1, config.bank_groups // unit)
-    planes, x, y = rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 3)
+    planes, x, y, strips = rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 3), rng.randint(1, 2)
     kx, ky, pitch = rng.randint(1, 3), rng.randint(1, 2), rng.randint(5, 8)
     back = (ky - 1) * pitch + kx - 1  # what the taps of a window moved
     line = (x - 1) + back
     channel = {
         "operation": int(rng.choice(isa.operations(config))),
-        **{"x_count": x, "y_count": y, "planes": planes, "period": period},
+        **{"x_count": x, "y_count": y, "planes": planes * strips, "period": period},
         **{"kx_count": kx, "ky_count": ky, "base": rng.randint(10, 40)},
         **{"kx_step": 1, "ky_step": pitch - (kx - 1), "x_step": 1 - back, "y_step": pitch - line},
         "plane_step": rng.randint(0, 60) - (y - 1) * pitch - line,
@@ -207,7 +208,7 @@ def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruc
     post = _plain_post() | {
         **{"source": int(Source.CHANNEL), "packed": int(packed), "first_bank": rng.randrange(8)},
         **{"period": period, "chunks": planes, "x_count": x, "y_count": y, "uniform": rng.getrandbits(1)},
-        **{"base": 340, "x_step": 1, "y_step": 2, "plane_step": rng.randint(0, 40)},
+        **{"base": 340, "x_step": 1, "y_step": 2, "plane_step": rng.randint(0, 40), "strips": strips},
         "mask": rng.randint(1, (1 << config.bank_groups) - 1),
         "edges": rng.getrandbits(4),
         "class_words": rng.randint(0, 3),

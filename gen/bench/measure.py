@@ -15,10 +15,11 @@ from popshift.gen.bench.cases import Case, Workload
 from popshift.gen.bench.files import differing
 from popshift.gen.bench.records import LayerRecord, Record
 from popshift.gen.compilation import Compiled, compile_graph
-from popshift.gen.execution import Arrays, Execution, Level, execute, predicted_cycles
+from popshift.gen.execution import Arrays, Execution, Level, execute
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import CYCLE_CAUSES, Counter
+from popshift.sim.cycles import predicted_cycles
 
 BUSY = (Counter.MATRIX, Counter.CHANNEL)
 """Causes of a cycle in which activations are read; all others are stalls."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from popshift.firmware_py.program import Program
-    from popshift.hw.config import AcceleratorConfig
-    from popshift.hw.isa import Counter
 
 
 def read_arrays(path: Path) -> "NDArray[Any] | dict[str, NDArray[Any]]":
@@ -116,11 +114,3 @@ def print_outputs(summary: dict[str, Any]) -> None:
             shown = entry["classes"][:32]
             more = f" … ({len(entry['classes'])} in all)" if len(entry["classes"]) > len(shown) else ""
             typer.echo(f"  largest at: {' '.join(map(str, shown))}{more}")
-
-
-def plain_counters(counters: "dict[Counter, int]", config: "AcceleratorConfig") -> dict[str, int]:
-    """The counters that the configuration has, by their names, for JSON and tables."""
-    from popshift.hw.isa import ALWAYS_COUNTED
-
-    built = counters if config.performance_counters else ALWAYS_COUNTED
-    return {counter.name.lower(): counters[counter] for counter in built if counter in counters}

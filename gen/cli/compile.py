@@ -51,7 +51,7 @@ def compile_(
 
 
 def _values(compiled: "Compiled", path: Path) -> dict:
-    from popshift.gen.execution import predicted_cycles
+    from popshift.sim.cycles import predicted_cycles
 
     program = compiled.program
     return {

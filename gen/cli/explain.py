@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from popshift.gen.cli.arrays import read_array
+from popshift.gen.cli.counters import layer_values, print_counters
 from popshift.gen.cli.output import Json, print_json, print_table
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED, InputError
@@ -24,10 +25,13 @@ def explain(
         typer.Option("--config", "-c", help="Configuration, by name or as a .toml file; a .pop has its own."),
     ] = None,
     calibration: Annotated[Path | None, typer.Option(help="Typical inputs, batch first, as .npy.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Count the cycles of an image on the simulated hardware, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Per layer: supported or not and why, mapping, cycles, bottleneck; exit 1 if anything does not map."""
-    explanation = _explanation(model, config, calibration)
+    explanation = _explanation(model, config, calibration, measure=measure)
     if as_json:
         print_json(explanation.to_dict())
     else:
@@ -36,7 +40,7 @@ def explain(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _explanation(model: str, config: str | None, calibration: Path | None) -> "Explanation":
+def _explanation(model: str, config: str | None, calibration: Path | None, *, measure: bool) -> "Explanation":
     target = None if config is None else load_config(config)
     if model.endswith(PROGRAM_SUFFIX):
         from popshift.firmware_py.program import Program
@@ -45,13 +49,13 @@ def _explanation(model: str, config: str | None, calibration: Path | None) -> "E
         program = Program.load(model)
         if target is not None:
             program.require(target)
-        return explain_program(program)
+        return explain_program(program, measure=measure)
     if target is None:
         raise InputError("no configuration to map it on", where=model, remedy="give one with -c NAME")
     samples = None if calibration is None else read_array(calibration)
     from popshift.gen.explain import explain_model
 
-    return explain_model(model, target, samples)
+    return explain_model(model, target, samples, measure=measure)
 
 
 def _print(explanation: "Explanation") -> None:
@@ -106,6 +110,9 @@ def print_layers(explanation: "Explanation") -> None:
         ]
         titles = ["layer", "all at once", *list(chains[0].mapping["chain"])[1:], "most is lost by"]
         print_table("Multiply-accumulates a cycle, limit by limit (Eyexam)", titles, steps)
+    if explanation.measured:
+        pairs = zip(explanation.layers, explanation.measured, strict=True)
+        print_counters([layer_values(layer, counted) for layer, counted in pairs])
     loads = explanation.segments
     again = f"; the memories are loaded {loads} times for every image" if loads > 1 else ""
     share = f"{100 * explanation.utilisation:.1f} % of the array's peak"

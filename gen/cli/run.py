@@ -9,7 +9,6 @@ import typer
 
 from popshift.gen.cli.arrays import (
     outputs_summary,
-    plain_counters,
     print_outputs,
     read_arrays,
     warn_clipped,
@@ -17,6 +16,7 @@ from popshift.gen.cli.arrays import (
 )
 from popshift.gen.cli.output import Json, print_json, require_writable
 from popshift.gen.cli.simulate import INPUTS_HELP
+from popshift.hw.status import plain_counters
 
 PORT_HELP = "A serial device (/dev/ttyUSB0, COM3), tcp:HOST:PORT, or sim: for a simulated board."
 
@@ -47,7 +47,7 @@ def run(
         load_seconds = time.monotonic() - started
         outputs = device.run(values, progress=not as_json)
         seconds = time.monotonic() - started - load_seconds
-        counters = plain_counters(device.counters(), loaded.config)
+        counters = plain_counters(device.counters(), by_cause=loaded.config.performance_counters)
         statistics = asdict(device.link.statistics)
     if output is not None:
         write_outputs(output, loaded, outputs)

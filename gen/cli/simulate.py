@@ -8,17 +8,17 @@ import typer
 
 from popshift.gen.cli.arrays import (
     outputs_summary,
-    plain_counters,
     print_outputs,
     read_arrays,
     warn_clipped,
     write_outputs,
 )
-from popshift.gen.cli.output import Json, print_json, print_table, require_writable
+from popshift.gen.cli.counters import layer_values, print_counters
+from popshift.gen.cli.output import Json, print_json, require_writable
 from popshift.gen.level import Level
 from popshift.hw.config import load_config
 from popshift.hw.errors import EXIT_FAILED
-from popshift.hw.isa import CYCLE_CAUSES
+from popshift.hw.status import plain_counters
 
 if TYPE_CHECKING:
     from popshift.firmware_py.program import Program
@@ -73,15 +73,12 @@ def simulate(
 def _values(
     program: "Program", done: "Execution", compared: bool, difference: "Difference | None"
 ) -> dict[str, Any]:
-    from popshift.gen.execution import predicted_cycles
+    from popshift.sim.cycles import predicted_cycles
 
+    counted, by_cause = done.counters, program.config.performance_counters
+    pairs = zip(program.layers, done.layer_counters or (), strict=False)
     layers = [
-        {
-            "layer": layer.name,
-            "predicted_cycles": layer.predicted_cycles,
-            **plain_counters(entry.counters, program.config),
-        }
-        for layer, entry in zip(program.layers, done.layer_counters or (), strict=False)
+        layer_values(layer, plain_counters(entry.counters, by_cause=by_cause)) for layer, entry in pairs
     ]
     return {
         "network": program.name,
@@ -91,7 +88,7 @@ def _values(
         "seconds": done.seconds,
         "outputs": outputs_summary(program, done.outputs),
         "predicted_cycles": predicted_cycles(program),
-        "counters": None if done.counters is None else plain_counters(done.counters, program.config),
+        "counters": None if counted is None else plain_counters(counted, by_cause=by_cause),
         "layers": layers or None,
         "compared_with_golden": compared,
         "difference": None if difference is None else asdict(difference),
@@ -117,18 +114,3 @@ def _print(found: dict[str, Any], output: Path | None) -> None:
         typer.echo(f"every {what} equals the golden model's, to the last integer")
     elif found["level"] != "golden":
         typer.echo("not compared: the file does not carry the network it was compiled from")
-
-
-def print_counters(layers: list[dict[str, Any]]) -> None:
-    """Where the cycles of one image went, layer by layer."""
-    causes = [cause.name.lower() for cause in CYCLE_CAUSES if cause.name.lower() in layers[0]]
-    columns = ["layer", "cycles", "predicted", *causes]
-    rows = [
-        [entry["layer"], *(f"{entry[name]:,}" for name in ("cycles", "predicted_cycles", *causes))]
-        for entry in layers
-    ]
-    print_table("Cycles of one image, counted by the hardware", columns, rows)
-    if not causes:
-        typer.echo(
-            "where the cycles went is not counted: this configuration has performance_counters = false"
-        )

@@ -14,6 +14,7 @@ from popshift.firmware_py.layout import TensorLayout
 from popshift.firmware_py.program import LayerRecord, Program, Segment
 from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.gen.mapping.eyexam import Chain
+from popshift.gen.mapping.in_turn import after
 from popshift.gen.mapping.sections import Section
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
@@ -102,7 +103,7 @@ def _segment(memory: _Memories, config: AcceleratorConfig) -> tuple[Segment, lis
         own = [_moved(item, starts) for item in section.instructions]
         waits = own[0].opcode is not Opcode.MATRIX  # at the barrier in front
         if not waits and any(section.waits_for(other) for other in running):
-            own[0] = instruction(Opcode.MATRIX, **{**own[0].fields, "after": 1})
+            own = after(own, section.early(running[-1]))
             waits = True
         running = [section] if waits else [*running, section]
         items += [*own, instruction(Opcode.MARK, layer=index, soft=int(opcode is Opcode.MATRIX))]

@@ -1,4 +1,6 @@
-"""Convolutions and fully connected layers on the matrix unit: one MATRIX and one POST for each pixel tile."""
+"""Convolutions and fully connected layers on the matrix unit: a MATRIX for each pixel tile, a POST for
+several.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from popshift.firmware_py.bits import packed_size
 from popshift.gen.graph import Convolution
 from popshift.gen.mapping.edges import EdgePlan, Region, plan_edges, without_edges
+from popshift.gen.mapping.in_turn import Drained, drained_in_turn, in_strips
 from popshift.gen.mapping.parameters import convolution_parameters, never, pack_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.schemes import Candidate, Scheme, candidates, obstacles
@@ -34,6 +37,8 @@ from popshift.hw.isa import Instruction, Lane, Opcode, Source, instruction
 from popshift.hw.numerics import BASIS_SIZE, LANE_CHANNELS
 from popshift.sim.cycles import predict
 
+_EARLY = 2
+"""MATRIXes in front of a POST: there are as many accumulator halves."""
 MAX_TILES = 1 << 16
 """Row or column tiles that an instruction can count."""
 
@@ -148,6 +153,10 @@ def _sections(
                 ),
                 weights=np.concatenate([tile.words for tile in columns]),
                 parameters=packed_parameters,
+                first_reads=[region.rectangle.seen(layer.window) for region in piece for _ in runs(columns)][
+                    :_EARLY
+                ],
+                last_writes=piece[-1].rectangle,
                 mapping=_details(layer, source, target, choice, columns, chosen, piece, config),
             )
         )
@@ -256,13 +265,13 @@ def _instructions(
     regions: Sequence[Region],
     fills: list[Instruction],
 ) -> list[Instruction]:
-    """The MATRIXes and the POST of every region; the FILLs run beside the first MATRIX."""
+    """The MATRIXes of every region and the POSTs that drain them; the FILLs run beside the first MATRIX."""
     window, pitch = layer.window, source.layout.row_pitch
     starts = np.cumsum([0, *(len(tile.words) for tile in columns)]).tolist()
     place = _place(target, channels, config)
     class_words = place["chunks"] * (config.groups_of_byte if target.layout.bits else 1)
     plane = place.pop("plane")
-    found: list[tuple[list[Instruction], Instruction]] = []
+    found: list[Drained] = []
     for region in regions:
         tile = region.rectangle
         matrices = [
@@ -296,27 +305,7 @@ def _instructions(
             **_addend(layer, other, tile, plane, channels[0], config, scheme),
         )
         found.append((matrices, post))
-    return _ordered(found, fills)
-
-
-def _ordered(
-    found: Sequence[tuple[list[Instruction], Instruction]], fills: list[Instruction]
-) -> list[Instruction]:
-    """MATRIXes and the POST of each pixel tile, in the order in which they are handed over.
-
-    A POST is handed over when the one before is done, and what follows it only then. So the next tile's
-    MATRIX comes before it: its weights are loaded in time. Not if a MATRIX fills several halves: the first
-    would wait for its POST until the last is nearly full.
-    """
-    first, *rest = found[0][0]
-    items = [first, *fills]
-    for number, (_, post) in enumerate(found):
-        following = found[number + 1][0] if number + 1 < len(found) else []
-        early = not rest and first["n_tiles"] == 1
-        items += [*following[: int(early)], post, *rest, *following[: int(not early)]]
-        if following:
-            first, *rest = following
-    return items
+    return drained_in_turn(in_strips(found), fills)
 
 
 def _addend(

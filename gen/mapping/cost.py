@@ -50,12 +50,15 @@ class ConvolutionCost:
         config: AcceleratorConfig,
         tile_channels: int,
         drain: int = 1,
+        *,
+        in_strips: bool = True,
     ) -> "ConvolutionCost":
         """Cost of pixel tiles, in their order: ((pixels streamed, accumulators), how many like this); each is
         computed for all `channels` output channels.
 
         `tile_channels`: output channels of a column tile; if they are fewer than the columns, each of them
-        has one for every column of Ce. `drain`: cycles of the post unit for a result.
+        has one for every column of Ce. `drain`: cycles of the post unit for a result. `in_strips`:
+        one POST drains all tiles alike.
         """
         column_tiles = -(-channels // tile_channels)
         columns = drain if tile_channels == config.cols else BASIS_SIZE
@@ -71,7 +74,7 @@ class ConvolutionCost:
             weights += row_tiles * column_tiles * number * (passed - pixels)
             restart = max(0, config.rows + START_CYCLES - passed)
             drains = [results * chunks] * (column_tiles - 1) + [results * last_chunks]
-            halves.add(row_tiles * passed, restart, drains, number)
+            halves.add(row_tiles * passed, restart, drains, number, in_strips=in_strips)
         overhead = config.rows + START_CYCLES + halves.released - halves.streamed
         return cls(matrix, weights, halves.streamed - matrix - weights, overhead)
 
@@ -90,10 +93,11 @@ class _Halves:
         self._to_full = last_to_full(config)
         self.streamed = self.released = self._before = self._post = 0
 
-    def add(self, stream: int, restart: int, drains: Sequence[int], number: int) -> None:
+    def add(self, stream: int, restart: int, drains: Sequence[int], number: int, *, in_strips: bool) -> None:
         """`number` pixel tiles: every half is streamed in `stream` cycles, drained in one of `drains`; a
         tile's first pass comes `restart` cycles later.
         """
+
         simulated = min(number, _SETTLED)
         for _ in range(simulated):
             last = self.released
@@ -103,12 +107,12 @@ class _Halves:
                 self._before = self.released
                 self.released = max(self.streamed + self._to_full, self._post) + drain
                 self._post = self.released
-            self._post += self._restart
+            self._post += 0 if in_strips else self._restart
         more = (number - simulated) * (self.released - last)
         self.streamed += more
         self.released += more
         self._before += more
-        self._post += more
+        self._post += more + (self._restart if in_strips else 0)
 
 
 @dataclass(frozen=True, slots=True)

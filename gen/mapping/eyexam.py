@@ -9,7 +9,7 @@ Each step is an upper bound of the next:
 4. ``array``: in whole passes over rows (inputs of a filter) and columns (filters).
 5. ``tiling``: with the passes that the placement of the input in the banks, its copies and the tiles take.
 6. ``bandwidth``: with the slowest of streaming, reading weights (a word a cycle) and draining (lanes).
-7. ``pipeline``: with everything: the cycle model, which the hardware's counters equal.
+7. ``pipeline``: with everything: the cycle model, or the hardware's counters, which are the same number.
 
 Rows of coefficients that are zero are skipped, so that SmartDeal layers may pass steps 3 and 4.
 """
@@ -85,6 +85,9 @@ class Chain:
         return max(losses, key=lambda name: losses[name])
 
 
+LAST_STEP = fields(Chain)[-1].name
+
+
 def _pixels(item: Instruction) -> int:
     return item["x_count"] * item["y_count"]
 
@@ -94,7 +97,7 @@ def _drain(item: Instruction, config: AcceleratorConfig) -> int:
     if item.opcode not in (Opcode.POST, Opcode.ADD) or item["source"] not in (Source.MATRIX, Source.BASIS):
         return 0
     if item["source"] == Source.BASIS:
-        return item["chunks"] * item["y_count"] * isa.basis_inputs(item) * BASIS_SIZE
+        return item["strips"] * item["chunks"] * item["y_count"] * isa.basis_inputs(item) * BASIS_SIZE
     turns = SUM_PERIOD if item.opcode is Opcode.ADD else 1
     groups = config.groups_of_byte if isa.packs(item, config) else 1
-    return item["chunks"] * _pixels(item) * turns * groups
+    return item["strips"] * item["chunks"] * _pixels(item) * turns * groups

@@ -7,6 +7,7 @@ from popshift.firmware_py.program import Program
 from popshift.gen.graph import Add, Convolution, Graph, Pool
 from popshift.gen.mapping.assemble import assemble
 from popshift.gen.mapping.convolution import convolution_sections
+from popshift.gen.mapping.order import orders
 from popshift.gen.mapping.padding import separate_padding
 from popshift.gen.mapping.placement import place
 from popshift.gen.mapping.pool import padding_section, pool_sections
@@ -14,6 +15,7 @@ from popshift.gen.mapping.sections import Section
 from popshift.gen.mapping.sums import fuse_sums
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
+from popshift.sim.cycles import predicted_cycles
 
 SECTIONS: dict[type, Callable[..., list[Section]]] = {
     Convolution: convolution_sections,
@@ -37,9 +39,9 @@ def prepared(graph: Graph, config: AcceleratorConfig) -> Graph:
 def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network") -> Program:
     """Map a network onto an accelerator.
 
-    Every operator becomes one layer of the program, in the graph's order; in front of them come the padding
-    of inputs and, where two consumers of a tensor want different padding, a copy. The same graph and
-    configuration give the same program, byte for byte.
+    Every operator becomes one layer of the program, in the order of `popshift.gen.mapping.order` that takes
+    the fewest cycles; in front of them come the padding of inputs and, where two consumers of a tensor want
+    different padding, a copy. The same graph and configuration give the same program, byte for byte.
 
     Raises
     ------
@@ -54,7 +56,19 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
             remedy=f"quantise it for {config.requantise}, or use a configuration with {graph.mode}",
         )
     _check(graph)
-    graph = prepared(graph, config)
+    programs, refused = [], []
+    for ordered in orders(prepared(graph, config)):
+        try:
+            programs.append(_mapped(ordered, config, name))
+        except ModelError as error:
+            refused.append(error)
+    if not programs:
+        raise refused[0]
+    return min(programs, key=predicted_cycles)
+
+
+def _mapped(graph: Graph, config: AcceleratorConfig, name: str) -> Program:
+    """The program for layers in this order."""
     placed = place(graph, config)
     sections: list[Section] = [
         replace(padding_section(placed[tensor], config), writes=[placed[tensor].words])

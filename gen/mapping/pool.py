@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from popshift.gen.graph import Pool, Pooling
+from popshift.gen.mapping.in_turn import windows_in_turn
 from popshift.gen.mapping.parameters import pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
@@ -20,7 +21,6 @@ from popshift.gen.mapping.sections import (
     part_name,
     post_rectangle,
     tile_ranges,
-    windows_in_turn,
     words_of,
 )
 from popshift.gen.mapping.signs import sign_sections

@@ -163,6 +163,8 @@ def candidates(
             scheme.inputs,
             1 + spare,
             drain,
+            # Tiles at the edges of binary images have parameters of their own.
+            in_strips=not (source.bits and any(layer.window.padding)),
         )
         tiles = [scaled(tile, scheme.pixels) for tile in tiles]
         found.append(Candidate(scheme, tiles, cost))

@@ -5,6 +5,7 @@ them. A layer whose weights, parameters or instructions exceed a memory becomes 
 of its output channels and pixel tiles.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,7 +31,9 @@ class Section:
     """What runs between two marks.
 
     ``weights`` and ``parameters``: uint8 (words, bytes of a word). ``mapping``: plain values for reports.
-    ``reads``, ``writes``: words of the activation memory, which `map_graph` knows.
+    ``reads``, ``writes``: words of the activation memory, which `map_graph` knows. ``first_reads``: pixels of
+    the input, with the padding around it, that each of the first MATRIXes reads. ``last_writes``: pixels of
+    the output that the last strip writes.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Section:
     mapping: dict[str, Any] = field(default_factory=dict)
     reads: Sequence[range] = ()
     writes: Sequence[range] = ()
+    first_reads: Sequence[Rectangle] = ()
+    last_writes: Rectangle | None = None
 
     def waits_for(self, other: "Section") -> bool:
         """Whether it must not begin before the `other` is done."""
@@ -53,6 +58,15 @@ class Section:
             for one in ours
             for two in theirs
         )
+
+    def early(self, other: "Section") -> int:
+        """How many of its first MATRIXes may run beside the last strip of the `other`, which is in front."""
+        if other.last_writes is None:
+            return 0
+        if other.writes != self.reads[:1]:
+            return len(self.first_reads)
+        apart = (not place.meets(other.last_writes) for place in self.first_reads)
+        return sum(1 for _ in itertools.takewhile(bool, apart))
 
     @property
     def program_words(self) -> int:
@@ -142,26 +156,17 @@ def tile_ranges(
     return [tiles[start : start + size] for start, size in split(len(tiles), -(-len(tiles) // at_once))]
 
 
-def windows_in_turn(
-    pairs: Sequence[tuple[Instruction, Instruction]], fills: Sequence[Instruction]
-) -> list[Instruction]:
-    """CHANNELs, each with the POST that takes its windows, as they are handed over: the FILLs run beside the
-    first; every other CHANNEL comes behind its POST, else the POST before might take its first windows.
-    """
-    (channel, post), *others = pairs
-    return [channel, *fills, post, *(item for one, taker in others for item in (taker, one))]
-
-
 def fill_padding(placed: Placed, config: AcceleratorConfig) -> list[Instruction]:
     """FILLs that write the padding of a buffer, and nothing but the padding."""
     layout, padding, height = placed.layout, placed.buffer.padding, placed.layout.shape[1]
     first = layout.base - placed.buffer.first_word
     last_gap = layout.base + (height - 1) * layout.row_pitch + layout.shape[2]
-    pieces = [
-        *_run(first, placed.buffer.first_word),
-        *_gaps(layout.base + layout.shape[2], padding, height - 1, layout.row_pitch),
-        *_run(last_gap, padding.side + padding.bottom * layout.row_pitch),
-    ]
+    above, below = placed.buffer.first_word, padding.side + padding.bottom * layout.row_pitch
+    if 0 < above == below <= MAX_COUNT:
+        runs = [(first, above, 2, last_gap - first)]
+    else:
+        runs = [*_run(first, above), *_run(last_gap, below)]
+    pieces = [*runs, *_gaps(layout.base + layout.shape[2], padding, height - 1, layout.row_pitch)]
     used = -(-layout.period * layout.copies // config.post_lanes)
     return [
         instruction(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from popshift.gen.graph import Pool
+from popshift.gen.mapping.in_turn import windows_in_turn
 from popshift.gen.mapping.parameters import never, pack_parameters, pool_parameters
 from popshift.gen.mapping.placement import Placed
 from popshift.gen.mapping.sections import (
@@ -16,7 +17,6 @@ from popshift.gen.mapping.sections import (
     part_name,
     post_rectangle,
     tile_ranges,
-    windows_in_turn,
     words_of,
 )
 from popshift.gen.mapping.tiling import Rectangle, countable, cut

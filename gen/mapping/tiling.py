@@ -5,7 +5,6 @@ A *tap* is (input channel, kernel row, kernel column). Row r of the array reads 
 any row whose bank holds its channel: bank ``channel % period`` of each copy.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.gen.graph import Window
 from popshift.gen.mapping.cost import ConvolutionCost
 from popshift.hw.config import AcceleratorConfig
 
@@ -39,6 +39,22 @@ class Rectangle:
     @property
     def pixels(self) -> int:
         return self.height * self.width
+
+    def meets(self, other: "Rectangle") -> bool:
+        """Whether they have pixels in common."""
+        lines = self.y < other.y + other.height and other.y < self.y + self.height
+        return lines and self.x < other.x + other.width and other.x < self.x + self.width
+
+    def seen(self, window: Window) -> "Rectangle":
+        """The input pixels that the windows of these outputs cover."""
+        top, _, left, _ = window.padding
+        height, width = (
+            (outputs - 1) * stride + (kernel - 1) * dilation + 1
+            for outputs, stride, kernel, dilation in zip(
+                (self.height, self.width), window.stride, window.kernel, window.dilation, strict=True
+            )
+        )
+        return Rectangle(self.y * window.stride[0] - top, self.x * window.stride[1] - left, height, width)
 
 
 def scaled(tile: Rectangle, pixels: int) -> Rectangle:
@@ -107,23 +123,27 @@ def strips(length: int, fewest: int) -> Iterator[tuple[int, ...]]:
                 yield (narrow, *rest)
 
 
-def cut(rows: Sequence[int], columns: Sequence[int]) -> tuple[Rectangle, ...]:
-    """Rectangles of these heights and widths, row by row."""
+def cut(rows: Sequence[int], columns: Sequence[int], *, down: bool = True) -> tuple[Rectangle, ...]:
+    """Rectangles of these heights and widths, column by column, or row by row if not `down`: such that one
+    POST can write them (`popshift.gen.mapping.in_turn.in_strips`).
+    """
     tops, lefts = (np.cumsum([0, *lengths]).tolist() for lengths in (rows, columns))
-    return tuple(
+    places = [
         Rectangle(y, x, tall, wide)
-        for y, tall in zip(tops, rows, strict=False)
         for x, wide in zip(lefts, columns, strict=False)
-    )
+        for y, tall in zip(tops, rows, strict=False)
+    ]
+    return tuple(places if down else sorted(places, key=lambda place: (place.y, place.x)))
 
 
 def tile_sizes(
-    rows: Sequence[int], columns: Sequence[int], size: Callable[[int, int], tuple[int, int]]
+    along: Sequence[int], across: Sequence[int], size: Callable[[int, int], tuple[int, int]]
 ) -> list[tuple[tuple[int, int], int]]:
-    """``size(height, width)`` of the rectangles that `cut` makes, row by row, and of how many it is."""
-    heights = [(tall, len(list(alike))) for tall, alike in groupby(rows)]
-    widths = Counter(columns).items()
-    return [(size(tall, wide), rows * columns) for tall, rows in heights for wide, columns in widths]
+    """``size(length along, length across)`` of the rectangles that `cut` makes of these lengths, and of how
+    many in turn it is.
+    """
+    alike = [(length, len(list(lengths))) for length, lengths in groupby(along)]
+    return [(size(length, wide), number) for wide in across for length, number in alike]
 
 
 Tiling = tuple[Sequence[int], Sequence[int], ConvolutionCost]
@@ -153,6 +173,8 @@ def pixel_tiles(
     inputs: tuple[int, int] = (1, 0),
     about_as_long: float = ABOUT_AS_LONG,
     drain: int = 1,
+    *,
+    in_strips: bool = True,
 ) -> tuple[tuple[Rectangle, ...], ConvolutionCost]:
     """The pixel tiles of a convolution's output that take the fewest cycles, and their cost.
 
@@ -166,6 +188,7 @@ def pixel_tiles(
     inputs: a row of n outputs takes ``inputs[0] * n + inputs[1]`` accumulators.
     about_as_long: what fewer tiles may cost, as a factor of the fewest cycles.
     drain: cycles of the post unit for a result.
+    in_strips: one POST drains all tiles alike.
     """
 
     def size(tall: int, wide: int) -> tuple[int, int]:
@@ -182,7 +205,13 @@ def pixel_tiles(
         for rows in strips(height, fewest_rows) if height > 0 else [(1,) * -height]:
             columns = sizes(width, column_parts)
             cost = ConvolutionCost.of(
-                tile_sizes(rows, columns, size), row_tiles, channels, config, tile_channels, drain
+                tile_sizes(rows, columns, size),
+                row_tiles,
+                channels,
+                config,
+                tile_channels,
+                drain,
+                in_strips=in_strips and height > 0,
             )
             candidates.append((rows, columns, cost))
     rows, columns, cost = fewest_tiles(candidates, about_as_long)

@@ -163,9 +163,9 @@ def _passes(walk: WindowWalk) -> Passes:
 def _pixel_tiles(
     walk: WindowWalk, height: int, width: int, channels: int, drain: int
 ) -> tuple[Sequence[Rectangle], ConvolutionCost]:
-    def size(tall: int, wide: int) -> tuple[int, int]:
-        lines, pixels = walk.streamed(tall, wide)
-        return lines * pixels, tall * wide
+    def size(along: int, across: int) -> tuple[int, int]:
+        lines, pixels = walk.streamed(*walk.pair(along, across))
+        return lines * pixels, along * across
 
     config, passes = walk.config, len(walk.passes())
     stride, outputs = walk.pair(*walk.window.stride), walk.pair(height, width)
@@ -178,8 +178,8 @@ def _pixel_tiles(
         across = sizes(outputs[1], parts)
         for along in strips(outputs[0], -(-outputs[0] // most_lines)):
             rows, columns = (across, along) if walk.down else (along, across)
-            tiles = tile_sizes(rows, columns, size)
+            tiles = tile_sizes(along, across, size)
             cost = ConvolutionCost.of(tiles, passes, channels, config, config.cols, drain)
             candidates.append((rows, columns, cost))
     rows, columns, cost = fewest_tiles(candidates)
-    return cut(rows, columns), cost
+    return cut(rows, columns, down=not walk.down), cost

@@ -4,6 +4,7 @@ import numpy as np
 
 from popshift.firmware_py.program import LayerRecord, Program
 from popshift.gen.graph import Add, Convolution, Graph, Operator, Window
+from popshift.gen.mapping.order import as_mapped
 from popshift.gen.mapping.tiling import assign_taps
 from popshift.gen.report.memory_map import memory_map
 from popshift.gen.report.page import Block, Cell, Figure, Paragraph, Section, Table, percent
@@ -140,7 +141,7 @@ def _taps(operator: Convolution, program: Program) -> Figure:
 
 def memory_section(graph: Graph, program: Program) -> Section:
     """Which tensor lies where in the activation memory, and how long."""
-    picture, used = memory_map(graph, program)
+    picture, used = memory_map(as_mapped(graph, program), program)
     depth = program.config.activation_depth
     text = (
         f"A word of the activation memory holds one byte in each of {program.config.rows} banks. Tensors "

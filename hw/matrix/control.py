@@ -8,7 +8,7 @@ from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.loops import Loop
 from popshift.hw.control.registers import CommandRegisters, command_members, connect_command
-from popshift.hw.isa import Kind, Opcode
+from popshift.hw.isa import After, Kind, Opcode
 from popshift.hw.pipeline import registered
 
 FEEDER_FIELDS = ("kind", "k_tiles", "slice_tiles", "replays")
@@ -40,7 +40,7 @@ class MatrixControl(wiring.Component):
     weight_start, weight_base, weight_more, weight_ready, weight_again, kind, k_tiles, slice_tiles, replays:
         the feeder's.
     half_busy: In: per accumulator half, not yet drained. others_done: the other units are idle and all halves
-        are drained.
+        are drained. last_strip: all but a POST's last strip is written.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
     counted: the pixel issued has an accumulator. line: it is the first of a line. windows, x_first, y_first:
         the instruction's, raw.
@@ -64,6 +64,7 @@ class MatrixControl(wiring.Component):
                 **{name: Out(_bits(name)) for name in FEEDER_FIELDS},
                 "half_busy": In(2),
                 "others_done": In(1),
+                "last_strip": In(1),
                 "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
@@ -141,10 +142,10 @@ class MatrixControl(wiring.Component):
             with m.If(k.last):
                 n.advance()
                 m.d.sync += due.eq(~n.last)
-        with m.If(self.others_done):
+        with m.If(self.others_done | (self.last_strip & field("after")[1])):
             m.d.sync += held.eq(0)
         with m.If(command.start):
-            m.d.sync += [due.eq(1), first_k.eq(1), held.eq(field("after"))]
+            m.d.sync += [due.eq(1), first_k.eq(1), held.eq(field("after") != After.NOTHING)]
             for loop in (k, n):
                 loop.restart()
 

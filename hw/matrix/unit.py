@@ -46,7 +46,7 @@ class MatrixUnit(wiring.Component):
     full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been
         drained.
     drain_address, drain_chunk, drain_half, drained: see `Accumulators`.
-    busy_halves: accumulator halves not yet drained. others_done: see `MatrixControl`.
+    busy_halves: accumulator halves not yet drained. others_done, last_strip: see `MatrixControl`.
     streaming, loading: an activation row, a weight row is read in this cycle.
     outside_activations, outside_weights, overfull: errors.
     """
@@ -74,6 +74,7 @@ class MatrixUnit(wiring.Component):
                 "drained": Out(accumulators.drained.shape()),
                 "busy_halves": Out(2),
                 "others_done": In(1),
+                "last_strip": In(1),
                 "streaming": Out(1),
                 "loading": Out(1),
                 "wait_weights": Out(1),
@@ -105,6 +106,7 @@ class MatrixUnit(wiring.Component):
             feeder.read_data.eq(self.weight_data),
             control.half_busy.eq(self.busy_halves),
             control.others_done.eq(self.others_done),
+            control.last_strip.eq(self.last_strip),
             self.weight_address.eq(feeder.read_address),
         ]
         pixel, valid = Signal(address_bits(config), reset_less=True), Signal()

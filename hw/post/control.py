@@ -42,7 +42,8 @@ class PostControl(wiring.Component):
     packed: signs are written. first_bank: the instruction's.
     overfull: the rectangle has more pixels than an accumulator half.
     zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
-    begin: a new instruction begins.
+    begin: a new instruction begins. next_strip: the last element of a strip in front of another is issued.
+        in_last: the last strip has begun.
     may_take: an accumulator may be taken; without ``residual`` always. adding: the instruction is an ADD; its
         fields are passed on, too.
     """
@@ -81,6 +82,8 @@ class PostControl(wiring.Component):
                 "outside": Out(1),
                 "overfull": Out(1),
                 "begin": Out(1),
+                "next_strip": Out(1),
+                "in_last": Out(1),
                 "may_take": In(1, init=1),
                 "adding": Out(1),
                 **{name: Out(len(command.field(name))) for name in passed_on},
@@ -97,6 +100,7 @@ class PostControl(wiring.Component):
 
         x, y = Loop(m, field("x_count"), "x"), Loop(m, field("y_count"), "y")
         chunks, period = Loop(m, field("chunks"), "chunk"), Loop(m, field("period"), "group")
+        strips = Loop(m, field("strips"), "strip")
         group = Signal(range(max(2, config.bank_groups)))  # within the plane
         column = Signal.like(self.chunk)  # group of columns within the half
         address = Signal.like(self.address)
@@ -111,7 +115,7 @@ class PostControl(wiring.Component):
         from_basis = active[3] if config.has_basis else Const(0, 1)
         from_half = from_matrix | from_basis
         columns = Loop(m, self._per_half(source, len(column)), "column")
-        issue, area_end, done, release = Signal(), Signal(), Signal(), Signal()
+        issue, area_end, strip_end, release = Signal(), Signal(), Signal(), Signal()
         group_end, last_column = period.last, columns.last
         m.d.comb += [
             issue.eq(fill | (from_half & half_waits & self.may_take) | (from_channel & holds_window)),
@@ -129,7 +133,7 @@ class PostControl(wiring.Component):
                 y.advance()
             with m.If(area_end):
                 chunks.advance()
-                m.d.comb += done.eq(chunks.last)
+                m.d.comb += strip_end.eq(chunks.last)
         with m.If(issue & (from_channel | (from_half & next_pixel & area_end))):
             period.advance()
             m.d.sync += group.eq(Mux(group_end, 0, group + 1))
@@ -168,24 +172,34 @@ class PostControl(wiring.Component):
             m.d.sync += [waiting_halves.eq(waiting_halves + 1), half_waits.eq(1)]
         with m.Elif(release & ~self.full):
             m.d.sync += [waiting_halves.eq(waiting_halves - 1), half_waits.eq(waiting_halves != 1)]
-        with m.If(done):
-            m.d.sync += [*(signal.eq(0) for signal in active), holds_window.eq(0)]
+        with m.If(strip_end):
+            strips.advance()
+            with m.If(strips.last):
+                m.d.sync += [*(signal.eq(0) for signal in active), holds_window.eq(0)]
+        with m.If(Cat(*active).any() & strips.last):
+            m.d.sync += self.in_last.eq(1)
         with m.If(command.start):
             m.d.sync += [
+                self.in_last.eq(0),
                 *(signal.eq(source == s) for signal, s in zip(active, Source, strict=False)),
-                group.eq(0),
                 column.eq(0),
                 address.eq(0),
-                parameter.eq(field("parameter_base")),
-                plane_parameter.eq(field("parameter_base")),
                 holds_window.eq(0),
             ]
-            for loop in (x, y, chunks, period, columns):
+            for loop in (x, y, chunks, strips, columns):
                 loop.restart()
+        with m.If(command.start | strip_end):
+            m.d.sync += [
+                group.eq(0),
+                parameter.eq(field("parameter_base")),
+                plane_parameter.eq(field("parameter_base")),
+            ]
+            period.restart()
         m.d.comb += [
             command.busy.eq(Cat(*active).any() | ~self.drained),
             command.legal.eq(self._legal(command)),
             self.begin.eq(command.start),
+            self.next_strip.eq(strip_end & ~strips.last),
             self.channel_active.eq(from_channel),
             self.issuing.eq(issue),
             self.element.valid.eq(issue & Mux(from_basis, completes, last_group)),
@@ -193,7 +207,10 @@ class PostControl(wiring.Component):
             self.element.pixel_end.eq(next_pixel),
             self.element.area_end.eq(area_end),
             self.element.plane_end.eq(fill | from_channel | group_end),
-            self.element.mask_restart.eq(fill | (group_end & (from_channel | area_end))),
+            self.element.strip_end.eq(chunks.last),
+            self.element.mask_restart.eq(
+                fill | (group_end & (from_channel | area_end)) | (area_end & chunks.last & ~from_channel)
+            ),
             self.element.mask_shift.eq(from_channel | area_end),
             self.source.eq(source),
             self.address.eq(address),

@@ -77,6 +77,7 @@ class PostUnit(wiring.Component):
     parameter_address, parameter_data: read port of the parameter memory.
     write_mask (one bit per bank group), write_lanes (one bit per bank of a group), write_address, write_data:
         to the activation memory. bytes_there: only with ``residual``: from there, see `ActivationMemory`.
+    last_strip: the last strip of an instruction has begun, and all of those before has been written.
     issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
         overfull: errors.
     """
@@ -104,6 +105,7 @@ class PostUnit(wiring.Component):
                 "write_address": Out(address_bits(config)),
                 "write_data": Out(data.ArrayLayout(8, lanes)),
                 **({"bytes_there": In(data.ArrayLayout(8, config.rows))} if config.residual else {}),
+                "last_strip": Out(1),
                 "issuing": Out(1),
                 "writing": Out(1),
                 "outside_parameters": Out(1),
@@ -176,12 +178,18 @@ class PostUnit(wiring.Component):
         # Busy from the first element until the last has been written.
         longest = longest_flight(config) + 1
         more = SUM_LATENCY if config.residual else 0
-        flight = Signal(range(longest + more + 1))
-        with m.If(control.issuing):
-            m.d.sync += flight.eq(longest + Mux(control.adding, more, 0))
-        with m.Elif(flight != 0):
-            m.d.sync += flight.eq(flight - 1)
-        m.d.comb += control.drained.eq(flight == 0)
+        flight, strip_flight = (
+            Signal(range(longest + more + 1), name=f"{of}_flight") for of in ("", "strip")
+        )
+        for left, begins in ((flight, control.issuing), (strip_flight, control.next_strip)):
+            with m.If(begins):
+                m.d.sync += left.eq(longest + Mux(control.adding, more, 0))
+            with m.Elif(left != 0):
+                m.d.sync += left.eq(left - 1)
+        m.d.comb += [
+            control.drained.eq(flight == 0),
+            self.last_strip.eq(control.in_last & (strip_flight == 0)),
+        ]
         return m
 
     def _lanes(

@@ -10,7 +10,6 @@ from popshift.firmware_py.bits import pack_signs, packed_size, unpack_signs
 from popshift.gen import graph_file
 from popshift.gen.compilation import attached_graph, compile_graph, compile_module
 from popshift.gen.compress.int8 import quantise
-from popshift.gen.execution import predicted_cycles
 from popshift.gen.frontend.float_graph import evaluate
 from popshift.gen.frontend.torch_export import from_module
 from popshift.gen.graph import Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
@@ -20,6 +19,7 @@ from popshift.hw import numerics
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Counter
+from popshift.sim.cycles import predicted_cycles
 
 TINY = load_config("tiny").replace(activation_depth=2048, weight_depth=4096, parameter_depth=1024)
 BYTES = TINY.replace(name="bytes", rows=8, cols=8, tile_rows=2, post_lanes=8, pe_kinds=["xnor"])

@@ -15,9 +15,9 @@ from popshift.firmware_py.program import Program
 from popshift.gen import generation, interface
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph, compile_model
-from popshift.gen.execution import predicted_cycles
 from popshift.hw.config import AcceleratorConfig
 from popshift.sim import regression
+from popshift.sim.cycles import predicted_cycles
 
 MODULE = "cli_command_networks"
 SOURCE = """

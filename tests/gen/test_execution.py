@@ -13,11 +13,12 @@ from popshift.firmware_py.program import Program
 from popshift.firmware_py.session import Accelerator
 from popshift.gen.compilation import Compiled, compile_graph
 from popshift.gen.device import open_device
-from popshift.gen.execution import Difference, Level, execute, first_difference, predicted_cycles, verify
+from popshift.gen.execution import Difference, Level, execute, first_difference, verify
 from popshift.gen.graph import Window
 from popshift.hw.config import load_config
 from popshift.hw.errors import ConfigError, DeviceError, InputError, ProgramError
 from popshift.hw.isa import CYCLE_CAUSES, Counter
+from popshift.sim.cycles import predicted_cycles
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from torch import nn
 from popshift.firmware_py.program import LayerRecord
 from popshift.gen import explain
 from popshift.gen.compilation import compile_graph
-from popshift.gen.execution import predicted_cycles
 from popshift.gen.graph import Pooling, Window
 from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.hw.config import load_config
 from popshift.hw.errors import InputError, ModelError
 from popshift.hw.matrix.feeder import shortest_pass
+from popshift.hw.status import CYCLE_CAUSES
+from popshift.sim.cycles import predicted_cycles
 
 TINY = load_config("tiny")
 END = 5
@@ -175,3 +176,19 @@ def test_the_channel_unit_is_the_bottleneck_of_a_pool():
 
 def test_no_instruction_no_cycles():
     assert Breakdown.of([], 0, TINY).to_dict() == {"matrix": 0, "channel": 0, "weights": 0, "post": 0}
+
+
+def test_the_last_step_can_be_measured():
+    """Counted by the hardware: the model's figure, and where the cycles went."""
+    program = compile_graph(graph_of_every_operator(), TINY, "every").program
+    predicted, counted = explain.explain_program(program), explain.explain_program(program, measure=True)
+    assert predicted.measured == ()
+    assert [layer["cycles"] for layer in counted.measured] == [o.predicted_cycles for o in program.layers]
+    assert counted.layers == predicted.layers
+    for layer in counted.measured:
+        assert layer["cycles"] == sum(layer[cause.name.lower()] for cause in CYCLE_CAUSES)
+    layer = next(layer for layer in counted.layers if "chain" in layer.mapping)
+    twice = explain.with_measured_chain(layer, 2 * layer.predicted_cycles)
+    steps = list(twice.mapping["chain"].values())
+    assert steps[:-1] == list(layer.mapping["chain"].values())[:-1]
+    assert steps[-1] == pytest.approx(list(layer.mapping["chain"].values())[-1] / 2, abs=0.01)

@@ -23,6 +23,9 @@ def check(graph: Graph, config: AcceleratorConfig, seed: int, images: int = 2):
     inputs = {name: ref.corner_values(rng, (images, *graph.tensors[name].shape)) for name in graph.inputs}
     wanted = ref.evaluate(graph, inputs)
     found = run_program(program, inputs, check_hazards=True, scramble=seed)
+    overlapped = run_program(program, inputs, every_tensor=False, check_hazards=True, scramble=seed)
+    for name, values in overlapped.items():
+        np.testing.assert_array_equal(values, wanted[name], err_msg=f"{name}, layers overlap")
     model = golden.run(graph, inputs)
     for name in (operator.output for operator in graph.operators):
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)

@@ -14,12 +14,12 @@ from onnx.reference.op_run import OpRun
 from tests.supplied import supplied
 
 from popshift.gen.compilation import compile_model
-from popshift.gen.execution import predicted_cycles
 from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.float_graph import evaluate
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Counter
+from popshift.sim.cycles import predicted_cycles
 
 SEED = 3
 TINY = load_config("tiny").replace(activation_depth=2048, weight_depth=4096, parameter_depth=1024)

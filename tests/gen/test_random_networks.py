@@ -8,11 +8,12 @@ from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
 from popshift.gen import golden
 from popshift.gen.compilation import compile_graph
-from popshift.gen.execution import predicted_cycles
 from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Counter
 from popshift.sim.board import open_board
+from popshift.sim.cycles import predicted_cycles
+from popshift.sim.run import run_program
 
 _MEMORIES = {"activation_depth": 8192, "weight_depth": 2048, "parameter_depth": 256, "accumulator_depth": 48}
 _TINY = load_config("tiny").replace(**_MEMORIES)
@@ -60,6 +61,10 @@ def test_random_networks_are_equal_at_all_levels(array, first, boards):
         for name, values in found.tensors.items():
             name = name if name in wanted else name.removesuffix(".copy")  # with padding for another reader
             np.testing.assert_array_equal(values, wanted[name], err_msg=f"{told}, tensor {name}")
+        stored = compiled.program.quantise_inputs(images)
+        overlapped = run_program(compiled.program, stored, every_tensor=False, check_hazards=True)
+        for name, values in overlapped.items():
+            np.testing.assert_array_equal(values, wanted[name], err_msg=f"layers overlap, {told}, {name}")
         if seed % (NETWORKS // AT_RTL) == 0:
             if array not in boards:
                 boards[array] = open_board(config, seed=1)

@@ -12,7 +12,6 @@ from torch.nn import functional
 from popshift.gen import golden, graph_file
 from popshift.gen.compilation import compile_graph, compile_module
 from popshift.gen.compress.sums import sum_factors
-from popshift.gen.execution import instructions_of, predicted_cycles
 from popshift.gen.frontend.float_graph import FloatConvolution, evaluate
 from popshift.gen.frontend.torch_export import from_module
 from popshift.gen.graph import Add, Convolution, Factor, Graph, Requantisation, Tensor, Window
@@ -24,6 +23,8 @@ from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Counter, Opcode
 from popshift.hw.numerics import Requantise
+from popshift.sim.cycles import instructions_of, predicted_cycles
+from popshift.sim.run import run_program
 
 TINY = load_config("tiny").replace(activation_depth=4096, weight_depth=4096, parameter_depth=512)
 SINGLE = TINY.replace(
@@ -122,6 +123,10 @@ def check_levels(graph: Graph, config, images: np.ndarray, *, rtl: bool) -> None
     """Every tensor of the program at isa, every output and the cycles at rtl, against the golden model."""
     compiled = compile_graph(graph, config)
     wanted = golden.run(graph, images)
+    stored = compiled.program.quantise_inputs(images)
+    overlapped = run_program(compiled.program, stored, every_tensor=False, check_hazards=True)
+    for name, values in overlapped.items():
+        np.testing.assert_array_equal(values, wanted[name], err_msg=f"tensor {name}, layers overlap")
     for level in ("isa", "rtl") if rtl else ("isa",):
         found = compiled.run(images, level, every_tensor=level == "rtl")
         assert set(graph.outputs) <= set(found.tensors)

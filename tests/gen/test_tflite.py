@@ -17,7 +17,7 @@ from popshift.firmware_py.tensors import QuantisedInputs
 from popshift.gen import golden, graph_file
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_model
-from popshift.gen.execution import predicted_cycles, verify
+from popshift.gen.execution import verify
 from popshift.gen.explain import explain_model
 from popshift.gen.frontend import load_model
 from popshift.gen.frontend.integer_network import IntegerNetwork
@@ -30,6 +30,7 @@ from popshift.hw.config import load_config
 from popshift.hw.errors import InputError, ModelError
 from popshift.hw.isa import Counter
 from popshift.hw.numerics import Requantise
+from popshift.sim.cycles import predicted_cycles
 
 TINY = load_config("tiny").replace(activation_depth=2048, weight_depth=4096, parameter_depth=1024)
 ROOMY = TINY.replace(name="roomy", rows=8, activation_depth=16384, parameter_depth=4096, weight_depth=16384)

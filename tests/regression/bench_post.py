@@ -78,7 +78,7 @@ class PostDriver(UnitDriver):
     def _halves(self, case, item):
         """Hand over halves, at most two ahead; answer every address `DRAIN_LATENCY` cycles later."""
         chunks = self.config.chunks
-        due = -(-case["chunks"] // isa.groups_per_half(item, self.config))
+        due = case["strips"] * -(-case["chunks"] // isa.groups_per_half(item, self.config))
         pause = random.Random(case["seed"])
         handed, released, wait = 0, 0, 0
         answers: deque[int] = deque([0] * Accumulators.DRAIN_LATENCY)
@@ -106,7 +106,9 @@ class PostDriver(UnitDriver):
         """Windows at least `period` cycles apart, while they are wanted; values behind the group."""
         pause, period = random.Random(case["seed"]), case["period"]
         groups = (
-            case["values"].reshape(case["chunks"], period, -1, self.config.post_lanes).transpose(0, 2, 1, 3)
+            case["values"]
+            .reshape(case["strips"] * case["chunks"], period, -1, self.config.post_lanes)
+            .transpose(0, 2, 1, 3)
         )
         windows = groups.reshape(-1, period, self.config.post_lanes)
         strobed, wait = -1, _AFTER_ACTIVE
@@ -149,7 +151,7 @@ def whole(config: AcceleratorConfig) -> dict:
     zeros = ("uniform", "parameter_base", "y_step", "plane_step", "single", "packed", "edges", "class_words")
     return {
         **dict.fromkeys((*zeros, "first_bank", "pauses"), 0),
-        **dict.fromkeys(("period", "chunks", "mask", "y_count", "x_step", "stride", "seed"), 1),
+        **dict.fromkeys(("period", "chunks", "mask", "y_count", "strips", "x_step", "stride", "seed"), 1),
         **{"source": Source.FILL, "zero_point": 5, "low": -128, "high": 127, "x_count": 2},
         **{"base": config.activation_depth - 2, "values": values},
     }
@@ -163,6 +165,7 @@ def outside(config: AcceleratorConfig) -> list[tuple[dict, int, int]]:
         ({}, 0, 2),
         ({"base": last}, 2, 1),
         ({"chunks": 2, "plane_step": 1}, 2, 3),
+        ({"strips": 2}, 2, 3),
         (matrix | {"parameter_base": parameters - 1}, 0, 2),
         (matrix | {"parameter_base": parameters}, 1, 2),
         (matrix | {"x_count": pixels}, 0, pixels),

@@ -16,11 +16,11 @@ from torch import nn
 from popshift.firmware_py.program import Program
 from popshift.gen import golden
 from popshift.gen.compilation import compile_module
-from popshift.gen.execution import predicted_cycles
 from popshift.gen.graph import Add, Convolution, Graph, Tensor
 from popshift.gen.mapping import map_graph
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
+from popshift.sim.cycles import predicted_cycles
 
 IMAGES = 2
 _TRIED, _LONGEST = 60, 4000

@@ -96,6 +96,7 @@ def _shapes(draw, config: AcceleratorConfig, source: Source) -> dict[str, Any]:
     return found | {
         "x_count": draw(st.integers(1, 5)),
         "y_count": draw(st.integers(1, 4)),
+        "strips": draw(st.sampled_from([1, 1, 2, 3])),
         "x_step": draw(st.integers(-3, 5)),
         "y_step": draw(st.integers(-9, 9)),
         "plane_step": draw(st.integers(-20, 40)),
@@ -119,13 +120,14 @@ def _shapes(draw, config: AcceleratorConfig, source: Source) -> dict[str, Any]:
 
 
 def _path(case: dict[str, Any], planes: int) -> np.ndarray:
-    """Addresses from 0: (planes, pixels)."""
+    """Addresses from 0: (strips, planes, pixels)."""
     pixels, address = [], 0
     for _ in range(case["y_count"]):
         for x in range(case["x_count"]):
             pixels.append(address)
             address += case["x_step"] if x + 1 < case["x_count"] else case["y_step"]
-    return np.arange(planes)[:, None] * case["plane_step"] + np.array(pixels)
+    strips = np.arange(case["strips"])[:, None, None] * address
+    return strips + np.arange(planes)[:, None] * case["plane_step"] + np.array(pixels)
 
 
 def _value(rng: np.random.Generator, case, limit: int, factor: _Factor, bias: int, *, sign: bool) -> int:
@@ -156,13 +158,17 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig) -> dict[str, Any]
     groups = items
     if packs(case, config) and source is Source.MATRIX:
         groups *= BYTE // config.post_lanes
-    parameters, values, results = fill(rng, case, config, groups, path.shape[1])
-    writes = (_bytes if packs(case, config) else _writes)(case, config, source, items, base + path, results)
+    parameters, values, results = fill(rng, case, config, groups, path.shape[2])
+    write, writes = _bytes if packs(case, config) else _writes, []
+    for strip in base + path:  # all with the same values
+        writes += write(case, config, source, items, strip, results)
+    if source is Source.MATRIX and case["strips"] > 1:  # a strip begins a half
+        values = np.pad(values, ((0, -len(values) % config.chunks), (0, 0), (0, 0)))
     return case | {
         "base": base,
         "parameter_base": int(rng.integers(0, config.parameter_depth - len(parameters) + 1)),
         "parameters": np.frombuffer(b"".join(parameters), np.uint8).reshape(len(parameters), -1),
-        "values": values,
+        "values": np.tile(values, (case["strips"], 1, 1)),
         "writes": np.array(writes, np.int64).reshape(-1, 3 + config.post_lanes),
     }
 
@@ -391,7 +397,7 @@ def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
     common = {"x_count": 3, "y_count": 2, "x_step": 1, "y_step": 7, "plane_step": 40, "mask": 1, "pauses": 0}
     common |= {"zero_point": -128, "low": -128, "high": 127, "corners": False, "seed": 11}
     common |= {"period": config.bank_groups, "uniform": 0, "stride": 1, "single": 0, "entries": "corners"}
-    common |= {"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0}
+    common |= {"packed": 0, "edges": 0, "class_words": 0, "first_bank": 0, "strips": 1}
     planes = [
         common
         | {"source": int(source), "chunks": 3 if source is Source.CHANNEL else 2 * config.bank_groups + 1}
@@ -405,6 +411,8 @@ def _corner_shapes(config: AcceleratorConfig) -> list[dict[str, Any]]:
     found = [
         *planes,
         planes[Source.CHANNEL] | {"uniform": 1},
+        *(plane | {"strips": 3, "plane_step": 43, "pauses": 3} for plane in planes),
+        common | {"source": int(Source.MATRIX), "chunks": 1, "x_count": 1, "y_count": 1, "strips": 20},
         common | whole,
         *_packed_corners(config, common),
     ]

@@ -9,7 +9,7 @@ from popshift.hw.isa import ChannelOperation, Counter, Kind, Lane, Opcode, Sourc
 from popshift.hw.numerics import Requantise, identity_multiplier
 from popshift.hw.packet import Space, bank_mask
 from popshift.sim.executor import Machine
-from popshift.sim.units import HazardError
+from popshift.sim.hazards import HazardError
 
 CONFIG = load_config("tiny")  # 4 x 4, two lanes, halves of 64
 BEYOND = CONFIG.activation_depth

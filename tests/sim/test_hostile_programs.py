@@ -19,8 +19,8 @@ from popshift.hw.packet import Space, Type
 from popshift.sim.board import open_board
 from popshift.sim.cycles import predict
 from popshift.sim.executor import WORK, Machine
+from popshift.sim.hazards import HazardError
 from popshift.sim.run import run_program
-from popshift.sim.units import HazardError
 
 SEED = 11
 CYCLE_LIMIT = 60_000
