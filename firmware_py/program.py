@@ -176,14 +176,16 @@ class Program:
         if isinstance(target, int):
             shipped = hw_config.named_configs().values()
             target = next((config for config in shipped if config.digest == digest), digest)
+        remedy = "compile the model for that configuration"
         if isinstance(target, int):
+            remedy += "; if it is the same, another version of popshift made the bitstream: build it again"
             other, differing = f"digest 0x{digest:016x}", f"its own digest is 0x{self.config.digest:016x}"
         else:
             other, differing = f"configuration {target.name}", _differences(self.config, target)
         raise ProgramError(
             f"compiled for configuration {self.config.name}, not for {other}: {differing}",
             where=f"program {self.name}",
-            remedy="compile the model for that configuration",
+            remedy=remedy,
         )
 
     def quantise_inputs(self, values: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.int8]]:

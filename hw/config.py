@@ -39,6 +39,10 @@ BINARY_OFFSET_BITS = 15
 POOL_WINDOW_MAX = 4096
 """Most taps that `pool_window` can allow: a 64 x 64 window."""
 
+MACHINE = 2
+"""Raised with every change of what instructions or words in memories mean; part of every digest, so that an
+accelerator built before does not run programs compiled after it.
+"""
 # Fields that change what a program means or how long it takes; the others (name, clock, link, which
 # multipliers) may differ between the configuration a program was compiled for and the one that runs it.
 _NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")
@@ -324,9 +328,8 @@ class AcceleratorConfig:
     @property
     def digest(self) -> int:
         """64 bits that tell two architectures apart; a program runs only where it agrees."""
-        text = json.dumps(
-            {k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}, sort_keys=True
-        )
+        facts = {k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}
+        text = json.dumps({"machine": MACHINE, **facts}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
     # ---- conversion ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Instructions survive encoding; fields do not overlap; bad ones are refused."""
 
+import hashlib
+import json
 import random
 from dataclasses import replace
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from popshift.hw import isa, numerics
-from popshift.hw.config import AcceleratorConfig, load_config
+from popshift.hw.config import MACHINE, AcceleratorConfig, load_config
 from popshift.hw.isa import LENGTHS, PLACEMENTS, Kind, Lane, Opcode, Source, Status
 
 SEED = 5
@@ -25,6 +27,16 @@ def random_instruction(rng: random.Random, opcode: Opcode) -> isa.Instruction:
         low, high = (-128, 127) if signed else (place.field.low, place.field.high)
         fields[name] = rng.choice((low, high, rng.randint(low, high)))
     return isa.instruction(opcode, **fields)
+
+
+def test_another_layout_is_another_machine():
+    """A device must not run a program whose words it would take for something else."""
+    layout = {
+        opcode.name: [(name, place.word, place.shift, place.field.bits) for name, place in places.items()]
+        for opcode, places in PLACEMENTS.items()
+    }
+    known = hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16]
+    assert (MACHINE, known) == (2, "d7286be9343f7ece"), "raise MACHINE in hw/config.py, and write both here"
 
 
 @pytest.mark.parametrize("opcode", list(Opcode))
