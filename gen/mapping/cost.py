@@ -97,7 +97,6 @@ class _Halves:
         """`number` pixel tiles: every half is streamed in `stream` cycles, drained in one of `drains`; a
         tile's first pass comes `restart` cycles later.
         """
-
         simulated = min(number, _SETTLED)
         for _ in range(simulated):
             last = self.released
