@@ -231,7 +231,7 @@ def _compile_float(
         program=with_tails(with_output_dims(compiled.program, float_graph.dims), float_graph.tails),
         float_graph=float_graph,
         calibration=samples,
-        notes=(*float_graph.notes, *_without_smartdeal(float_graph, config)),
+        notes=(*float_graph.notes, *_without_smartdeal(float_graph, config), *_all_alike(samples)),
     )
 
 
@@ -245,6 +245,13 @@ def _compile_integer(
         program=with_file_layout(compiled.program, network.dims, network.tails),
         notes=(*network.notes, *unused),
     )
+
+
+def _all_alike(samples: torch.Tensor) -> list[str]:
+    """A note if the calibration data say nothing about ranges."""
+    if samples.numel() < 2 or samples.min() < samples.max():
+        return []
+    return [f"all numbers of the calibration data are {samples.flatten()[0]:g}: the ranges mean nothing"]
 
 
 def _without_smartdeal(float_graph: FloatGraph, config: AcceleratorConfig) -> list[str]:

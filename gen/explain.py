@@ -14,10 +14,10 @@ from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
 from popshift.gen.graph import Convolution
-from popshift.gen.mapping.eyexam import LAST_STEP
+from popshift.gen.mapping.eyexam import STEPS
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.status import plain_counters
+from popshift.hw.status import Counter, plain_counters
 from popshift.sim.cycles import predicted_cycles
 
 _SAMPLES = 4
@@ -37,7 +37,8 @@ class Explanation:
     peak: MACs per cycle of the whole array.
     notes: what the user should know.
     cycles: predicted, of one image.
-    measured: of each layer the hardware's counters, if asked for: then they are the last step of its chain.
+    measured: of each layer the hardware's counters, if asked for, in a run that stops behind each: then they
+        are the last step of its chain. measured_cycles: of an image that does not stop.
     """
 
     network: str
@@ -50,6 +51,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     cycles: int = 0
     measured: tuple[dict[str, int], ...] = ()
+    measured_cycles: int = 0
 
     @property
     def refused(self) -> list[Finding]:
@@ -113,9 +115,9 @@ def explain_model(
 
 
 def _explained(program: Program, measure: bool) -> Explanation:
-    layers, measured = _layers(program), ()
+    layers, measured, counted = _layers(program), (), 0
     if measure:
-        measured = _measured(program)
+        measured, counted = _measured(program)
         pairs = zip(layers, measured, strict=True)
         layers = tuple(with_measured_chain(layer, counters["cycles"]) for layer, counters in pairs)
     return Explanation(
@@ -126,27 +128,31 @@ def _explained(program: Program, measure: bool) -> Explanation:
         peak=program.config.peak_macs_per_cycle,
         cycles=predicted_cycles(program),
         measured=measured,
+        measured_cycles=counted,
     )
 
 
-def _measured(program: Program) -> tuple[dict[str, int], ...]:
-    """The hardware's counters, layer by layer, of an image of random numbers."""
+def _measured(program: Program) -> tuple[tuple[dict[str, int], ...], int]:
+    """The hardware's counters, layer by layer, of an image of random numbers; and the cycles of a run that
+    does not stop between them.
+    """
     random = np.random.default_rng(0)
     image = {
         layout.name: random.integers(-128, 128, (1, *layout.shape)).astype(np.int8)
         for layout in program.inputs
     }
     done = execute(program, QuantisedInputs(image), Level.RTL)
-    assert done.layer_counters is not None, "the hardware counts"
+    assert done.layer_counters is not None and done.counters is not None, "the hardware counts"
     by_cause = program.config.performance_counters
-    return tuple(plain_counters(entry.counters, by_cause=by_cause) for entry in done.layer_counters)
+    layers = tuple(plain_counters(entry.counters, by_cause=by_cause) for entry in done.layer_counters)
+    return layers, done.counters[Counter.CYCLES]
 
 
 def with_measured_chain(layer: LayerRecord, cycles: int) -> LayerRecord:
     """The layer with the cycles counted behind the last step of its chain."""
     if "chain" not in layer.mapping:
         return layer
-    chain = {**layer.mapping["chain"], LAST_STEP: round(layer.macs / cycles, 2)}
+    chain = {**layer.mapping["chain"], STEPS[-1]: round(layer.macs / cycles, 2)}
     return replace(layer, mapping={**layer.mapping, "chain": chain})
 
 

@@ -7,8 +7,7 @@ import typer
 
 from popshift.gen.cli.arrays import read_array
 from popshift.gen.cli.explain import print_layers
-from popshift.gen.cli.output import Json, print_json, print_table, require_writable
-from popshift.hw.config import load_config
+from popshift.gen.cli.output import Json, print_json, print_table, require_writable, required_config
 
 if TYPE_CHECKING:
     from popshift.gen.compilation import Compiled
@@ -18,7 +17,9 @@ MODEL_HELP = "A .pt2, .onnx or int8 .tflite file, or module:function."
 
 def compile_(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    config: Annotated[str, typer.Option("--config", "-c", help="Configuration, by name or as a .toml file.")],
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Configuration, by name or as a .toml file.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Program file; by default the model's name with .pop."),
@@ -33,7 +34,7 @@ def compile_(
     as_json: Json = False,
 ) -> None:
     """Quantise a network to int8 if it is not yet, map it onto an accelerator, and write the program file."""
-    target = load_config(config)
+    target = required_config(config, model)
     require_writable(output)
     samples = None if calibration is None else read_array(calibration)
 

@@ -7,9 +7,9 @@ import typer
 
 from popshift.gen.cli.arrays import read_array
 from popshift.gen.cli.counters import layer_values, print_counters
-from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.gen.cli.output import Json, print_json, print_table, required_config
 from popshift.hw.config import load_config
-from popshift.hw.errors import EXIT_FAILED, InputError
+from popshift.hw.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
     from popshift.gen.explain import Explanation
@@ -41,17 +41,15 @@ def explain(
 
 
 def _explanation(model: str, config: str | None, calibration: Path | None, *, measure: bool) -> "Explanation":
-    target = None if config is None else load_config(config)
     if model.endswith(PROGRAM_SUFFIX):
         from popshift.firmware_py.program import Program
         from popshift.gen.explain import explain_program
 
         program = Program.load(model)
-        if target is not None:
-            program.require(target)
+        if config is not None:
+            program.require(load_config(config))
         return explain_program(program, measure=measure)
-    if target is None:
-        raise InputError("no configuration to map it on", where=model, remedy="give one with -c NAME")
+    target = required_config(config, model)
     samples = None if calibration is None else read_array(calibration)
     from popshift.gen.explain import explain_model
 
@@ -87,6 +85,7 @@ def _short(number: float) -> str:
 def print_layers(explanation: "Explanation") -> None:
     """The layer table of a program."""
     from popshift.gen.explain import mapping_text
+    from popshift.gen.mapping.eyexam import STEPS
 
     rows = [
         [
@@ -104,12 +103,16 @@ def print_layers(explanation: "Explanation") -> None:
     print_table(f"{explanation.network} on {explanation.config}", columns, rows)
     chains = [layer for layer in explanation.layers if "chain" in layer.mapping]
     if chains:
-        steps = [
-            [layer.name, *map(_short, layer.mapping["chain"].values()), layer.mapping["largest_loss"]]
+        rows = [
+            [
+                layer.name,
+                *(_short(layer.mapping["chain"][step]) for step in STEPS),
+                layer.mapping["largest_loss"],
+            ]
             for layer in chains
         ]
-        titles = ["layer", "all at once", *list(chains[0].mapping["chain"])[1:], "most is lost by"]
-        print_table("Multiply-accumulates a cycle, limit by limit (Eyexam)", titles, steps)
+        titles = ["layer", "all at once", *STEPS[1:], "most is lost by"]
+        print_table("Multiply-accumulates a cycle, limit by limit (Eyexam)", titles, rows)
     if explanation.measured:
         pairs = zip(explanation.layers, explanation.measured, strict=True)
         print_counters([layer_values(layer, counted) for layer, counted in pairs])
@@ -119,3 +122,5 @@ def print_layers(explanation: "Explanation") -> None:
     one_by_one = sum(layer.predicted_cycles for layer in explanation.layers)
     overlap = f"; its layers one by one take {one_by_one:,}" if one_by_one > explanation.cycles else ""
     typer.echo(f"predicted: {explanation.cycles:,} cycles an image, {share}{overlap}{again}")
+    if explanation.measured:
+        typer.echo(f"counted: {explanation.measured_cycles:,} cycles an image")

@@ -42,7 +42,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "interpolate"), _RESIZE),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _RECURRENT),
-    **dict.fromkeys(("matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"), _PRODUCT),
+    **dict.fromkeys(("matmul", "mm", "bmm", "einsum"), _PRODUCT),
+    "scaled_dot_product_attention": ("attention is not supported", "use a network of convolutions"),
     **dict.fromkeys(("convolution", "addmm", "max_pool2d_with_indices"), _DECOMPOSED),
     **dict.fromkeys(("_log_softmax", "_softmax"), _DECOMPOSED),
     **dict.fromkeys(

@@ -24,6 +24,7 @@ from popshift.gen.mapping.sections import (
     part_name,
     post_rectangle,
     tile_ranges,
+    weight_reads,
     window_base,
     words_of,
 )
@@ -48,8 +49,8 @@ def convolution_sections(
 ) -> list[Section]:
     """The layer's sections: one, unless a memory forces more.
 
-    Of several ways to execute it, the first of `candidates` that takes about as few cycles as any of them, by
-    the cycle model: those in front read fewer weight words.
+    Of the ways to execute it that take about as few cycles as any, by the cycle model, the one that reads the
+    fewest weight words; of several the fastest.
 
     Raises
     ------
@@ -67,7 +68,12 @@ def convolution_sections(
         raise refused[0]
     cycles = {name: sum(_cycles(section, config) for section in parts) for name, parts in found.items()}
     fewest = min(cycles.values())
-    best = next(name for name in cycles if cycles[name] <= fewest * ABOUT_AS_LONG)
+    reads = {
+        name: sum(weight_reads(section.instructions, config) for section in parts)
+        for name, parts in found.items()
+    }
+    about = [name for name in cycles if cycles[name] <= fewest * ABOUT_AS_LONG]
+    best = min(about, key=lambda name: (reads[name], cycles[name]))
     for section in found[best]:
         section.mapping["other_executions"] = {name: cycles[name] for name in cycles if name != best}
         section.mapping["impossible_executions"] = obstacles(layer, source.layout, config)

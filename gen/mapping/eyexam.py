@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from popshift.firmware_py.weight_words import half_words
+from popshift.gen.mapping.sections import weight_reads
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode, Source
@@ -60,7 +60,7 @@ class Chain:
         binary = any(item["kind"] == isa.Kind.XNOR for item in matrices)
         peak = config.peak_macs_per_cycle * (LANE_CHANNELS if binary else 1)
         streamed = sum(_pixels(item) * item["k_tiles"] * item["n_tiles"] for item in matrices)
-        words = sum(half_words(item, config) * item["n_tiles"] for item in matrices)
+        words = weight_reads(instructions, config)
         slowest = max(streamed, words, sum(_drain(item, config) for item in instructions))
         return cls(
             layer=float(macs),
@@ -85,7 +85,7 @@ class Chain:
         return max(losses, key=lambda name: losses[name])
 
 
-LAST_STEP = fields(Chain)[-1].name
+STEPS = tuple(field.name for field in fields(Chain))
 
 
 def _pixels(item: Instruction) -> int:

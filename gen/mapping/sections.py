@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from popshift.firmware_py.weight_words import half_words
 from popshift.gen.graph import Window
 from popshift.gen.mapping.padding import Padding
 from popshift.gen.mapping.placement import Placed
@@ -77,6 +78,12 @@ class Section:
 def words_of(instructions: Sequence[Instruction]) -> int:
     """Program words that `instructions` take."""
     return sum(isa.LENGTHS[item.opcode] for item in instructions)
+
+
+def weight_reads(instructions: Sequence[Instruction], config: AcceleratorConfig) -> int:
+    """Words that they read of the weight memory."""
+    matrices = [item for item in instructions if item.opcode is Opcode.MATRIX]
+    return sum(half_words(item, config) * item["n_tiles"] for item in matrices)
 
 
 def no_words(word_bytes: int) -> NDArray[np.uint8]:

@@ -160,6 +160,13 @@ def test_explain_a_model_and_a_program(program):
     assert 0.9 * one_by_one < as_json["cycles"] < one_by_one
     file = printed("explain", program, "-c", "tiny")
     assert file["layers"] == as_json["layers"] and file["operators"] == []
+    tables = [popshift("explain", *of).stdout for of in ((f"{MODULE}:net", "-c", "tiny"), (program,))]
+    of_model, of_program = (text[text.index("Multiply-accumulates a cycle") :] for text in tables)
+    assert of_program == of_model
+    assert of_model.index("all at once") < of_model.index("dataflow") < of_model.index("tiling")
+    measured = popshift("explain", program, "--measure").stdout
+    for text in ("counted by the hardware", "together", f"counted: {as_json['cycles']:,} cycles an image"):
+        assert text in measured
 
 
 def test_explain_exits_1_with_every_finding():
@@ -181,8 +188,10 @@ def test_explain_exits_1_when_it_does_not_fit(folder: Path):
 def test_explain_refuses(program):
     assert refused("explain", f"{MODULE}:net") == (
         2,
-        f"error: {MODULE}:net: no configuration to map it on; give one with -c NAME\n",
+        f"error: {MODULE}:net: no configuration to map it on; give one with -c NAME; "
+        "`popshift configs` lists them\n",
     )
+    assert refused("compile", f"{MODULE}:net") == refused("explain", f"{MODULE}:net")
     status, line = refused("explain", program, "-c", "a8")
     assert (
         status == 2 and "compiled for configuration tiny, not for configuration a8: rows 4 against 8" in line

@@ -295,3 +295,11 @@ def test_attachments_need_no_torch():
     program = compile_graph(graph_of_every_operator(), TINY).program
     assert isinstance(program.attachments[GRAPH], bytes)
     assert json.loads(json.dumps(sorted(program.attachments))) == [GRAPH]
+
+
+def test_calibration_data_that_say_nothing_are_told():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+    for value, told in [(0.0, "are 0: the ranges mean nothing"), (2.5, "are 2.5: the ranges mean nothing")]:
+        with pytest.warns(UserWarning, match=told):
+            compile_module(network, torch.full((4, 2, 6, 6), value), "tiny")
+    assert not compile_module(network, torch.randn(4, 2, 6, 6), "tiny").notes

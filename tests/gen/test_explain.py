@@ -182,7 +182,8 @@ def test_the_last_step_can_be_measured():
     """Counted by the hardware: the model's figure, and where the cycles went."""
     program = compile_graph(graph_of_every_operator(), TINY, "every").program
     predicted, counted = explain.explain_program(program), explain.explain_program(program, measure=True)
-    assert predicted.measured == ()
+    assert predicted.measured == () and predicted.measured_cycles == 0
+    assert counted.measured_cycles == counted.cycles == predicted.cycles
     assert [layer["cycles"] for layer in counted.measured] == [o.predicted_cycles for o in program.layers]
     assert counted.layers == predicted.layers
     for layer in counted.measured:
