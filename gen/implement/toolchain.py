@@ -158,20 +158,23 @@ def run(
                 if what is not None:
                     process.kill()
                     raise ToolError(f"{task}: {what}", where=_keep(log), remedy=remedy)
-    if process.returncode != 0:
+    if process.returncode < 0:
+        killed = f"{task}: {command[0]} was ended by signal {-process.returncode}"
+        raise ToolError(killed, where=_keep(log), remedy="see whether the machine is short of memory")
+    if process.returncode > 0:
         raise ToolError(
             f"{task} failed: {last_error(log)}", where=_keep(log), remedy="the whole log is there"
         )
 
 
 def last_error(log: Path) -> str:
-    """The last line that starts with ERROR, else the last line that says anything."""
+    """The last line that begins with ERROR, or has it behind a place, else the last that says anything."""
     lines = [
         line.strip()
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
-    errors = [line for line in lines if re.match(r"(ERROR|error|Error)\b", line)]
+    errors = [line for line in lines if re.match(r"(\S+: )?(ERROR|error|Error)\b", line)]
     return (errors or lines or ["it printed nothing"])[-1]
 
 
