@@ -11,7 +11,7 @@ from popshift.hw.control.registers import CommandRegisters, command_members, con
 from popshift.hw.isa import EDGE_CLASSES, Edge, Opcode, Source
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
-from popshift.hw.post.elements import ELEMENT
+from popshift.hw.post.elements import ELEMENT, Next, pixel_ends
 
 RELEASE_LATENCY = 1
 """Cycles from the issue of a half's last element to `release`."""
@@ -203,15 +203,6 @@ class PostControl(wiring.Component):
             self.channel_active.eq(from_channel),
             self.issuing.eq(issue),
             self.element.valid.eq(issue & Mux(from_basis, completes, last_group)),
-            self.element.row_end.eq(x.last),
-            self.element.pixel_end.eq(next_pixel),
-            self.element.area_end.eq(area_end),
-            self.element.plane_end.eq(fill | from_channel | group_end),
-            self.element.strip_end.eq(chunks.last),
-            self.element.mask_restart.eq(
-                fill | (group_end & (from_channel | area_end)) | (area_end & chunks.last & ~from_channel)
-            ),
-            self.element.mask_shift.eq(from_channel | area_end),
             self.source.eq(source),
             self.address.eq(address),
             self.chunk.eq(column),
@@ -222,6 +213,16 @@ class PostControl(wiring.Component):
                 issue & moves & ~(next_pixel & area_end) & (address == config.accumulator_depth - 1)
             ),
         ]
+        with m.If(~next_pixel):
+            m.d.comb += self.element.next.eq(Next.PIXEL_AGAIN)
+        with m.Elif(~x.last):
+            m.d.comb += self.element.next.eq(Next.PIXEL)
+        with m.Elif(~y.last):
+            m.d.comb += self.element.next.eq(Next.ROW)
+        with m.Elif(chunks.last):
+            m.d.comb += self.element.next.eq(Next.STRIP)
+        with m.Else():  # the groups of FILL and CHANNEL are in one plane
+            m.d.comb += self.element.next.eq(Mux(~from_half | group_end, Next.PLANE, Next.AREA))
         m.d.comb += [getattr(self, name).eq(field(name)) for name in self._passed_on]
         outside = issue & ~fill & (parameter >= config.parameter_depth)
         if config.has_packing:
@@ -278,7 +279,7 @@ class PostControl(wiring.Component):
         config, field, words = self._config, command.field, command.field("class_words")
         x, y = loops
         first_x, first_y = Signal(), Signal()
-        with m.If(self.element.pixel_end & self.issuing):
+        with m.If(pixel_ends(self.element) & self.issuing):
             m.d.sync += first_x.eq(x.last)
             with m.If(x.last):
                 m.d.sync += first_y.eq(y.last)

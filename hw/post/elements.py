@@ -3,21 +3,45 @@
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data
+from amaranth.lib import data, enum
 
-ELEMENT = data.StructLayout(
-    {
-        "valid": 1,
-        "row_end": 1,  # the next pixel begins a row
-        "pixel_end": 1,  # the next element belongs to another pixel
-        "area_end": 1,  # the next pixel begins the x/y rectangle again
-        "plane_end": 1,  # and does so one plane further
-        "strip_end": 1,  # or in the first plane again, behind the last row
-        "mask_restart": 1,  # the next element belongs to the first group again
-        "mask_shift": 1,  # or to the next group, or bank if signs are packed
-    }
-)
+
+class Next(enum.Enum, shape=3):
+    """What the element behind belongs to. The highest bit: a row has ended."""
+
+    PIXEL_AGAIN = 0b000
+    PIXEL = 0b001
+    ROW = 0b100
+    AREA = 0b101
+    """The x/y rectangle again, from its first pixel on, for the next group."""
+    PLANE = 0b110
+    """The same one plane further, for the first group again."""
+    STRIP = 0b111
+    """The same in the first plane, behind the last row."""
+
+
+ELEMENT = data.StructLayout({"valid": 1, "next": Next})
 """What travels through the pipeline with every element, so that the writing side needs no counters."""
+
+
+def row_ends(element: data.View):
+    """Whether the next pixel begins a row."""
+    return element.next.as_value()[2]
+
+
+def pixel_ends(element: data.View):
+    """Whether the next element belongs to another pixel."""
+    return element.next != Next.PIXEL_AGAIN
+
+
+def area_ends(element: data.View):
+    """Whether the next pixel begins the rectangle again."""
+    return row_ends(element) & element.next.as_value()[:2].any()
+
+
+def groups_end(element: data.View):
+    """Whether the rectangle begins again for the first group."""
+    return row_ends(element) & element.next.as_value()[1]
 
 
 class Walk:
@@ -45,15 +69,16 @@ class Walk:
             next_strip.eq(Mux(self._in_first, following, behind)),
         ]
         with m.If(element.valid):
-            with m.If(element.pixel_end & element.area_end):
-                m.d.sync += [self._in_first.eq(element.strip_end), behind.eq(next_strip)]
-                with m.If(element.strip_end):
+            with m.If(area_ends(element)):
+                strip_ends = element.next == Next.STRIP
+                m.d.sync += [self._in_first.eq(strip_ends), behind.eq(next_strip)]
+                with m.If(strip_ends):
                     m.d.sync += [self.address.eq(next_strip), self._plane.eq(next_strip)]
-                with m.Elif(element.plane_end):
+                with m.Elif(element.next == Next.PLANE):
                     m.d.sync += [self.address.eq(next_plane), self._plane.eq(next_plane)]
                 with m.Else():
                     m.d.sync += self.address.eq(self._plane)
-            with m.Elif(element.pixel_end):
+            with m.Elif(pixel_ends(element)):
                 m.d.sync += self.address.eq(following)
 
     def begin(self, m: Module) -> None:

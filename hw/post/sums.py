@@ -17,7 +17,7 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.numerics import Requantise
 from popshift.hw.pipeline import delayed, registered
-from popshift.hw.post.elements import ELEMENT, Walk
+from popshift.hw.post.elements import ELEMENT, Walk, area_ends, groups_end, row_ends
 from popshift.hw.post.requantise import latency, scaled_latency
 
 SUM_PERIOD = 3
@@ -125,7 +125,7 @@ class AddendReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, element = self._config, self.element
-        step = Mux(element.row_end, self.y_step, self.x_step)
+        step = Mux(row_ends(element), self.y_step, self.x_step)
         walk = Walk(m, element, step, self, name="walk")
         with m.If(self.begin):
             walk.begin(m)
@@ -133,9 +133,9 @@ class AddendReader(wiring.Component):
         held = Signal.like(group)
         with m.If(element.valid):
             m.d.sync += held.eq(group)
-            with m.If(element.mask_restart):
+            with m.If(groups_end(element)):
                 m.d.sync += group.eq(1 << self.group)
-            with m.Elif(element.mask_shift):
+            with m.Elif(area_ends(element)):
                 m.d.sync += group.eq(group << 1)
         with m.If(self.begin):
             m.d.sync += group.eq(1 << self.group)

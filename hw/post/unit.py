@@ -17,7 +17,7 @@ from popshift.hw.pipeline import delayed, registered
 from popshift.hw.post import basis, requantise
 from popshift.hw.post.basis import BasisLane
 from popshift.hw.post.control import LATE, PostControl
-from popshift.hw.post.elements import ELEMENT, Walk
+from popshift.hw.post.elements import ELEMENT, Walk, area_ends, groups_end, pixel_ends, row_ends
 from popshift.hw.post.requantise import RequantiseLane
 from popshift.hw.post.sums import SUM_LATENCY, SumLane, Sums
 from popshift.hw.tech.portable import Portable
@@ -167,7 +167,7 @@ class PostUnit(wiring.Component):
         if sums is not None:
             early = sums.early_element(early)
         element = _travel(m, early, 1, "element")
-        step = registered(m, Mux(early.row_end, control.y_step, control.x_step), "step")
+        step = registered(m, Mux(row_ends(early), control.y_step, control.x_step), "step")
 
         values = self._lanes(m, control, from_half, from_basis, sums)
         if config.has_packing:
@@ -290,9 +290,12 @@ class PostUnit(wiring.Component):
         mask = Signal(config.bank_groups, reset_less=True)
         lane = Signal.like(control.first_bank, reset_less=True)
         with m.If(element.valid):
-            with m.If(element.mask_restart):
+            # A channel unit's pixel has all groups, a half's group all pixels; a FILL has one mask.
+            from_half = (control.source == Source.MATRIX) | (control.source == Source.BASIS)
+            restart = Mux(control.source == Source.CHANNEL, pixel_ends(element), 1)
+            with m.If(Mux(from_half, groups_end(element), restart)):
                 m.d.sync += [mask.eq(control.mask), lane.eq(control.first_bank)]
-            with m.Elif(element.mask_shift):
+            with m.Elif(~from_half | area_ends(element)):
                 last_lane = Const(1, 1)
                 if config.post_lanes > 1:
                     last_lane = ~control.packed | (lane == config.post_lanes - 1)
