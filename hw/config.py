@@ -43,6 +43,7 @@ MACHINE = 2
 """Raised with every change of what instructions or words in memories mean; part of every digest, so that an
 accelerator built before does not run programs compiled after it.
 """
+
 # Fields that change what a program means or how long it takes; the others (name, clock, link, which
 # multipliers) may differ between the configuration a program was compiled for and the one that runs it.
 _NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")

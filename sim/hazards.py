@@ -81,5 +81,5 @@ class HazardChecker:
         if len(both):
             bank, word = both[0]
             raise HazardError(
-                f"{len(both)} words are read and written in one section, the first: bank {bank}, word {word}"
+                f"{len(both)} words may be read while they are written, the first: bank {bank}, word {word}"
             )

@@ -360,7 +360,7 @@ def test_random_programs_always_stop():
 def test_hazards_are_found_between_barriers_only():
     copy = (matrix(), post(base=0))
     with pytest.raises(
-        HazardError, match="2 words are read and written in one section, the first: bank 0, word 0"
+        HazardError, match="2 words may be read while they are written, the first: bank 0, word 0"
     ):
         machine(*copy, END, check_hazards=True).run()
     assert machine(*copy, END).run() is Status.DONE
