@@ -14,7 +14,7 @@ from popshift.gen.frontend import check_model, load_model
 from popshift.gen.frontend.findings import Finding
 from popshift.gen.frontend.float_graph import FloatGraph
 from popshift.gen.graph import Convolution
-from popshift.gen.mapping.eyexam import STEPS
+from popshift.gen.mapping.eyexam import STEPS, Chain
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.status import Counter, plain_counters
@@ -153,7 +153,8 @@ def with_measured_chain(layer: LayerRecord, cycles: int) -> LayerRecord:
     if "chain" not in layer.mapping:
         return layer
     chain = {**layer.mapping["chain"], STEPS[-1]: round(layer.macs / cycles, 2)}
-    return replace(layer, mapping={**layer.mapping, "chain": chain})
+    loss = Chain(**chain).largest_loss
+    return replace(layer, mapping={**layer.mapping, "chain": chain, "largest_loss": loss})
 
 
 def mapping_text(layer: LayerRecord) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from popshift.gen.cli.arrays import read_array
-from popshift.gen.cli.explain import print_layers
-from popshift.gen.cli.output import Json, print_json, print_table, require_writable, required_config
+from popshift.gen.cli.explain import print_layers, required_config
+from popshift.gen.cli.output import Json, print_json, print_table, require_writable
 
 if TYPE_CHECKING:
     from popshift.gen.compilation import Compiled

@@ -7,9 +7,9 @@ import typer
 
 from popshift.gen.cli.arrays import read_array
 from popshift.gen.cli.counters import layer_values, print_counters
-from popshift.gen.cli.output import Json, print_json, print_table, required_config
-from popshift.hw.config import load_config
-from popshift.hw.errors import EXIT_FAILED
+from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.hw.config import AcceleratorConfig, load_config
+from popshift.hw.errors import EXIT_FAILED, InputError
 
 if TYPE_CHECKING:
     from popshift.gen.explain import Explanation
@@ -38,6 +38,19 @@ def explain(
         _print(explanation)
     if not explanation.maps:
         raise typer.Exit(EXIT_FAILED)
+
+
+def required_config(name: str | None, model: str) -> AcceleratorConfig:
+    """The configuration to map `model` on.
+
+    Raises
+    ------
+    InputError: none is named. ConfigError: there is none of that name.
+    """
+    if name is None:
+        remedy = "give one with -c NAME; `popshift configs` lists them"
+        raise InputError("no configuration to map it on", where=model, remedy=remedy)
+    return load_config(name)
 
 
 def _explanation(model: str, config: str | None, calibration: Path | None, *, measure: bool) -> "Explanation":

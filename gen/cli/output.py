@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -71,16 +70,3 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     if not console.is_terminal:
         console.width = _FILE_WIDTH
     console.print(table)
-
-
-def required_config(name: str | None, model: str) -> AcceleratorConfig:
-    """The configuration to map `model` on.
-
-    Raises
-    ------
-    InputError: none is named. ConfigError: there is none of that name.
-    """
-    if name is None:
-        remedy = "give one with -c NAME; `popshift configs` lists them"
-        raise InputError("no configuration to map it on", where=model, remedy=remedy)
-    return load_config(name)

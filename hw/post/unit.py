@@ -179,7 +179,7 @@ class PostUnit(wiring.Component):
         longest = longest_flight(config) + 1
         more = SUM_LATENCY if config.residual else 0
         flight, strip_flight = (
-            Signal(range(longest + more + 1), name=f"{of}_flight") for of in ("", "strip")
+            Signal(range(longest + more + 1), name=name) for name in ("flight", "strip_flight")
         )
         for left, begins in ((flight, control.issuing), (strip_flight, control.next_strip)):
             with m.If(begins):

@@ -123,3 +123,14 @@ def test_every_family_has_a_place_and_route_tool():
     from popshift.gen.implement.synthesis import FAMILIES
 
     assert {device.family for device in DEVICES.values()} == set(FAMILIES) == set(toolchain.NEXTPNR)
+
+
+def test_a_tool_that_was_killed_is_told_so(tmp_path):
+    with pytest.raises(ToolError, match="sh was ended by signal 9; see whether the machine is short"):
+        run(["sh", "-c", "kill -9 $$"], task="routing", log=tmp_path / "log", cwd=tmp_path)
+
+
+def test_an_error_behind_its_place_is_found(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("source.v:1: ERROR: syntax error\nParsing source.v\n")
+    assert last_error(log) == "source.v:1: ERROR: syntax error"

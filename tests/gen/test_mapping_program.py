@@ -18,20 +18,14 @@ from popshift.hw.config import load_config
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Opcode, Source
 from popshift.hw.packet import Space
+from popshift.sim.cycles import instructions_of
 from popshift.sim.executor import Machine
 
 SAME = Window((3, 3), padding=(1, 1, 1, 1))
 
 
 def instructions(program, segment: int = 0) -> list[isa.Instruction]:
-    words = program.segments[segment].instructions.tolist()
-    items, pc = [], 0
-    while pc < len(words):
-        item = isa.decode(words, pc)
-        assert isinstance(item, isa.Instruction)
-        items.append(item)
-        pc += isa.LENGTHS[item.opcode]
-    return items
+    return instructions_of(program.segments[segment])
 
 
 def chain(config, depth: int, channels: int = 8, shape=(8, 6, 6)) -> Graph:
