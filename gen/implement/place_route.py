@@ -1,4 +1,4 @@
-"""Place and route with nextpnr, out of context: only the clock has a pin, other ports go where they fit."""
+"""Place and route with nextpnr."""
 
 import inspect
 import json
@@ -11,20 +11,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from popshift.gen.implement import floor_plan, timing
+from popshift.gen.implement import floor_plan, pins, timing
 from popshift.gen.implement.devices import Device
 from popshift.gen.implement.synthesis import Netlist
 from popshift.gen.implement.toolchain import NEXTPNR, run
 from popshift.hw.errors import InputError, ToolError
 from popshift.sim.build_cache import cached, digest
 
-CLOCK_PORT = "clk"
 _PATIENCE, _MANY = 60, 40
 """Turns of the router, and wires in conflict after them that half of the turns have not made fewer: runs that
 found an end had fewer than 30 by then."""
 CONSTRAINT_MARGIN = 1.05
 """nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted.
 """
+_ROUTED = {"ecp5": ("--textcfg", "routed.config"), "ice40": ("--asc", "routed.asc")}
+_ROUTED_GOWIN = ("--write", "routed.json")
+"""How a family's nextpnr is asked for its result, and the file it becomes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Report:
     critical_path: slowest path between registers, in the design's names.
     seconds: how long nextpnr took when the result was made.
     log: file with all that nextpnr printed.
+    routed: its result, as `popshift.gen.implement.bitstream` takes it.
     """
 
     device: str
@@ -57,11 +60,23 @@ class Report:
     critical_path: list[timing.Step]
     seconds: float
     log: str
+    routed: str
 
     @property
     def slowest_mhz(self) -> float:
         """The lowest of the clocks."""
         return min(self.fmax_mhz.values())
+
+    def resources(self) -> dict[str, timing.Use]:
+        """What the device has of each kind, by name."""
+        kinds = {
+            "LUT": self.lut,
+            "FF": self.ff,
+            "block RAM": self.block_ram,
+            "DSP": self.dsp,
+            "SPRAM": self.spram,
+        }
+        return {name: use for name, use in kinds.items() if use is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them."""
@@ -82,16 +97,23 @@ def _use(table: dict[str, Any], kinds: tuple[str, ...]) -> timing.Use | None:
 
 
 def place_and_route(
-    netlist: Netlist, device: Device, *, seed: int = 1, clock_mhz: float, minutes: float | None = None
+    netlist: Netlist,
+    device: Device,
+    *,
+    seed: int = 1,
+    clock_mhz: float,
+    minutes: float | None = None,
+    board_pins: pins.Pins | None = None,
 ) -> Report:
     """Place and route a netlist; a run done before comes from the cache.
 
     Parameters
     ----------
-    netlist: synthesised for the device's family; its clock port is called ``clk``.
+    netlist: synthesised for the device's family; out of context, its clock port is called ``clk``.
     clock_mhz: the clock that is wanted; nextpnr is asked for a little more. Missing it is no error: read
         `Report.fmax_mhz`.
     minutes: when to give up.
+    board_pins: of a board; None: out of context.
 
     Raises
     ------
@@ -107,13 +129,15 @@ def place_and_route(
     _check_room(netlist, device)
     tool = NEXTPNR[device.family]
     constraint = clock_mhz * CONSTRAINT_MARGIN
-    name, pins, arguments = _constraints(netlist, device, constraint)
-    command = [*device.nextpnr, *arguments, "--seed", str(seed), "--freq", f"{constraint:.3f}"]
+    placed = board_pins or pins.anywhere(netlist, device, constraint)
+    result = _ROUTED.get(device.family, _ROUTED_GOWIN)
+    command = [*device.nextpnr, *placed.arguments, *result, "--seed", str(seed)]
+    command += ["--freq", f"{constraint:.3f}"]
     path, version = tool.require(), tool.version or "unknown"
 
     def produce(folder: Path) -> None:
-        if pins:
-            (folder / name).write_text(pins, encoding="utf-8")
+        for name, text in placed.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
         # The WebAssembly builds see the working folder but not every other place (/tmp is a private one).
         copy = _planned(netlist, device, folder / "netlist.json")
         whole = [path, *command, "--json", copy.name, "--top", netlist.top]
@@ -131,7 +155,7 @@ def place_and_route(
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
 
     plan = [inspect.getsource(floor_plan), *device.multiplier_sites] if device.multiplier_sites else []
-    key = digest(netlist.digest, path.name, version, " ".join(command), pins, *plan)
+    key = digest(netlist.digest, path.name, version, " ".join(command), *placed.files.values(), *plan)
     what = f"{device.name}, place and route with seed {seed}"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
 
@@ -170,38 +194,6 @@ def _check_room(netlist: Netlist, device: Device) -> None:
         raise InputError(f"the design does not fit: {', '.join(lacking)}", where=device.name, remedy=remedy)
 
 
-def _constraints(netlist: Netlist, device: Device, constraint_mhz: float) -> tuple[str, str, list[str]]:
-    """File name and text of the pin constraints, and the arguments that go with them."""
-    if device.family == "ecp5":
-        # router2 is several times faster than the default router1, but needs the clock at a clock pin, and
-        # lets nets make long detours unless it is told to rip up those that miss the constraint.
-        text = f'LOCATE COMP "{CLOCK_PORT}" SITE "{device.clock_pin}";\n'
-        text += f'FREQUENCY PORT "{CLOCK_PORT}" {constraint_mhz:.3f} MHz;\n'
-        arguments = ["--lpf", "pins.lpf", "--lpf-allow-unconstrained", "--router", "router2", "--tmg-ripup"]
-        return "pins.lpf", text, arguments
-    if device.family == "ice40":
-        text = f"set_io {CLOCK_PORT} {device.clock_pin}\n"
-        return "pins.pcf", text, ["--pcf", "pins.pcf", "--pcf-allow-unconstrained"]
-    ports = _port_bits(netlist)
-    if len(ports) > len(device.pins):
-        remedy = "build it with a UART link, or for a device of another family"
-        what = f"the design has {len(ports)} pins besides the clock, the device's table {len(device.pins)}"
-        raise InputError(what, where=device.name, remedy=remedy)
-    places = {CLOCK_PORT: device.clock_pin, **dict(zip(ports, device.pins, strict=False))}
-    text = "".join(f'IO_LOC "{port}" {pin};\n' for port, pin in places.items())
-    return "pins.cst", text, ["--vopt", "cst=pins.cst"]
-
-
-def _port_bits(netlist: Netlist) -> list[str]:
-    """Every bit of every port but the clock, named as Gowin's constraints name it."""
-    ports = json.loads(netlist.path.read_text(encoding="utf-8"))["modules"][netlist.top]["ports"]
-    names = []
-    for name, port in ports.items():
-        wide = len(port["bits"]) > 1
-        names += [f"{name}[{bit}]" if wide else name for bit in range(len(port["bits"]))]
-    return [name for name in names if name != CLOCK_PORT]
-
-
 def _read(folder: Path, device: Device, seed: int, clock_mhz: float) -> Report:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     lut, ff, block_ram, dsp, spram = (_use(report["utilization"], kinds) for kinds in _KINDS[device.family])
@@ -227,6 +219,7 @@ def _read(folder: Path, device: Device, seed: int, clock_mhz: float) -> Report:
         critical_path=timing.critical_path(report),
         seconds=float((folder / "seconds").read_text(encoding="utf-8")),
         log=str(folder / "nextpnr.log"),
+        routed=str(folder / _ROUTED.get(device.family, _ROUTED_GOWIN)[1]),
     )
 
 

