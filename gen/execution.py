@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from popshift.firmware_py.program import Program
 from popshift.firmware_py.progress import TransferBar
+from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator, Profile
 from popshift.firmware_py.tensors import QuantisedInputs
 from popshift.firmware_py.transport import Transport
@@ -43,13 +44,13 @@ class Execution:
     ----------
     level: what computed it.
     outputs: int8 (N, channels, height, width) by output name.
-    tensors: the same for every tensor that is known: all of them at ``golden`` and ``isa``, and at ``rtl`` if
-        asked for; else the outputs.
+    tensors: the same for every tensor that is known: all of them at ``golden`` and ``isa``, and on hardware
+        if asked for; else the outputs.
     real_outputs: the outputs as real numbers, float64, in the shape of the module's own output (else (N,
         features) for a vector); see `popshift.gen.real_outputs`.
-    counters: of one image, at ``rtl``; None elsewhere. They do not depend on its values. For a program of one
-        segment from start to done; of several, the sum over its layers.
-    layer_counters: of one image, per layer, at ``rtl``; None elsewhere.
+    counters: of one image, on hardware; None elsewhere. They do not depend on its values. For a program of
+        one segment from start to done; of several, the sum over its layers.
+    layer_counters: of one image, per layer, on hardware; None elsewhere.
     seconds: wall time, without that of building the simulation.
     """
 
@@ -84,6 +85,7 @@ def execute(
     board: Accelerator | Transport | None = None,
     every_tensor: bool = False,
     progress: bool = False,
+    family: str = "ecp5",
 ) -> Execution:
     """Run a batch.
 
@@ -94,8 +96,9 @@ def execute(
     level: a `Level`.
     graph: the network, for ``golden``; by default the one that the program carries.
     board: for ``rtl``: a device to use, which stays open; by default a simulated board is built and started.
-    every_tensor: at ``rtl``, read back what every layer writes, too; slower.
+    every_tensor: on hardware, read back what every layer writes, too; slower.
     progress: show a bar when it takes longer.
+    family: of devices, for ``netlist``: one of `popshift.sim.netlist.FAMILIES`.
 
     Raises
     ------
@@ -106,9 +109,9 @@ def execute(
     chosen = _level(level)
     arrays = program.quantise_inputs(_plain(inputs))
     started = time.monotonic()
-    if chosen is Level.RTL:
-        with _device(program, board) as device:
-            return _on_device(device, program, arrays, every_tensor, progress)[0]
+    if chosen.is_hardware:
+        with _device(program, board, chosen, family) as device:
+            return _on_device(device, program, arrays, every_tensor, progress, chosen)[0]
     if chosen is Level.GOLDEN:
         tensors = golden.run(graph or attached_graph(program), arrays)
     else:
@@ -131,10 +134,11 @@ def verify(
     graph: Graph | None = None,
     board: Accelerator | Transport | None = None,
     progress: bool = False,
+    family: str = "ecp5",
 ) -> tuple[Execution, Difference | None]:
     """Run a batch and compare every known tensor with the golden model; parameters and errors as `execute`.
 
-    At ``rtl`` these are every tensor of the first image and the outputs of all; if an output differs, its
+    On hardware these are every tensor of the first image and the outputs of all; if an output differs, its
     image is run again layer by layer to find the tensor where it begins.
 
     Returns
@@ -151,8 +155,8 @@ def verify(
     if chosen is Level.ISA:
         found = execute(program, arrays, chosen)
         return found, first_difference(wanted, found.tensors, order)
-    with _device(program, board) as device:
-        found, profiled = _on_device(device, program, arrays, every_tensor=False, progress=progress)
+    with _device(program, board, chosen, family) as device:
+        found, profiled = _on_device(device, program, arrays, False, progress, chosen)
         difference = first_difference(_image(wanted, 0), profiled, order)
         if difference is None:
             difference = first_difference(wanted, found.outputs, list(found.outputs))
@@ -210,19 +214,31 @@ def _plain(inputs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _device(program: Program, board: Accelerator | Transport | None) -> Iterator[Accelerator]:
+def _device(
+    program: Program, board: Accelerator | Transport | None, level: Level, family: str
+) -> Iterator[Accelerator]:
     """The given device, left open; or a simulated board, closed at the end."""
     if isinstance(board, Accelerator):
         yield board
     elif board is not None:
         yield Accelerator(board)
+    elif level is Level.NETLIST:
+        from popshift.gen.implement.netlist import open_netlist_board
+
+        with open_netlist_board(program.config, family) as netlist:
+            yield Accelerator(Link(netlist, fifo_bytes=program.config.link_fifo_depth))
     else:
         with open_device("sim:", config=program.config) as device:
             yield device
 
 
 def _on_device(
-    device: Accelerator, program: Program, arrays: Arrays, every_tensor: bool, progress: bool
+    device: Accelerator,
+    program: Program,
+    arrays: Arrays,
+    every_tensor: bool,
+    progress: bool,
+    level: Level = Level.RTL,
 ) -> tuple[Execution, Arrays]:
     """The execution, and every tensor of the images that ran layer by layer: the first one, for the counters
     of the layers, or all of them. Layers overlap only in a run that does not stop between them: there is one
@@ -248,7 +264,7 @@ def _on_device(
         totals = {counter: sum(entry.counters[counter] for entry in layers) for counter in Counter}
     profiled = _profiled_tensors(program, profiles)
     found = Execution(
-        level=Level.RTL,
+        level=level,
         outputs=outputs,
         tensors=arrays | profiled if every_tensor else dict(outputs),
         real_outputs=real_outputs(program, outputs),

@@ -12,3 +12,10 @@ class Level(StrEnum):
     """The executor, from the instructions, in NumPy."""
     RTL = "rtl"
     """The Verilated hardware behind its link, driven by the host driver."""
+    NETLIST = "netlist"
+    """The same after synthesis, cell by cell as the FPGA gets it."""
+
+    @property
+    def is_hardware(self) -> bool:
+        """Whether a simulated device computes."""
+        return self in (Level.RTL, Level.NETLIST)

@@ -18,6 +18,8 @@ from popshift.hw.errors import InputError, ToolError
 CONFIGS_VARIABLE = "POPSHIFT_REGRESSION_CONFIGS"
 """Names or files of the configurations, separated like PATH."""
 SEED_VARIABLE = "POPSHIFT_REGRESSION_SEED"
+NETLIST_VARIABLE = "POPSHIFT_REGRESSION_NETLIST"
+"""Family for which everything is synthesised first; empty: the generated Verilog itself."""
 _PYTEST_NO_TESTS = 5
 _PYTEST_FAILED = 1
 
@@ -48,7 +50,12 @@ class RegressionResult:
 
 
 def run_regression(
-    configs: Sequence[str | Path] = ("tiny",), *, seed: int = 1, select: str = "", show: bool = False
+    configs: Sequence[str | Path] = ("tiny",),
+    *,
+    seed: int = 1,
+    select: str = "",
+    netlist: str = "",
+    show: bool = False,
 ) -> RegressionResult:
     """Run ``tests/regression`` with pytest in a process of its own.
 
@@ -57,6 +64,7 @@ def run_regression(
     configs: shipped names or files of configurations.
     seed: 1 .. 2**31 - 1.
     select: pytest's ``-k``: only tests whose names match this expression.
+    netlist: a family (`popshift.sim.netlist.FAMILIES`): everything is synthesised for it first.
     show: pass pytest's output on as it comes, instead of collecting it in the log.
 
     Raises
@@ -72,6 +80,7 @@ def run_regression(
     folder = regression_folder()
     chosen = [str(Path(c).absolute()) if Path(c).is_file() else str(c) for c in configs]
     environment = os.environ | {CONFIGS_VARIABLE: os.pathsep.join(chosen), SEED_VARIABLE: str(seed)}
+    environment |= {NETLIST_VARIABLE: netlist}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="popshift-") as scratch:
         results = Path(scratch, "results.xml")

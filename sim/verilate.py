@@ -13,6 +13,7 @@ from typing import Literal
 
 from popshift.sim.build_cache import cached, digest
 from popshift.sim.verilator import (
+    NO_WARNINGS,
     Verilator,
     compiler_version,
     find_verilator,
@@ -27,7 +28,14 @@ _EXECUTABLE = "popshift-board"
 _MODEL_FLAGS = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "--assert"]
 
 
-def build(verilog: str, top: str = "popshift", *, optimise: Optimise = "speed", trace: bool = False) -> Path:
+def build(
+    verilog: str,
+    top: str = "popshift",
+    *,
+    optimise: Optimise = "speed",
+    trace: bool = False,
+    gates: bool = False,
+) -> Path:
     """Compile a design with the ports of the simulated board into a program, unless the cache has it.
 
     Parameters
@@ -36,6 +44,7 @@ def build(verilog: str, top: str = "popshift", *, optimise: Optimise = "speed", 
         Amaranth names them).
     optimise: ``speed`` for runs of millions of cycles, ``compile`` for small designs that run briefly.
     trace: whether it can write waveforms (VCD); takes longer to build and to run.
+    gates: whether it is a netlist of cells, whose models are not ours: warnings are none then.
 
     Returns
     -------
@@ -50,7 +59,8 @@ def build(verilog: str, top: str = "popshift", *, optimise: Optimise = "speed", 
         raise ValueError(f"optimise must be one of {', '.join(_COMPILER_FLAG)}, not {optimise!r}")
     tool = find_verilator()
     main = (resources.files("popshift.sim") / "board_main.cpp").read_text(encoding="utf-8")
-    flags = [*_MODEL_FLAGS, *warning_flags(), *(["--trace-vcd"] if trace else [])]
+    warnings = NO_WARNINGS if gates else warning_flags()
+    flags = [*_MODEL_FLAGS, *warnings, *(["--trace-vcd"] if trace else [])]
     key = digest(verilog, top, main, tool.version, compiler_version(), optimise, *flags)
 
     def make(folder: Path) -> None:

@@ -31,6 +31,9 @@ WAIVERS = {
 }
 """Warnings that generated Verilog may cause, and why each does no harm. All others fail a build."""
 
+NO_WARNINGS = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing"]
+"""For netlists, whose models of cells are not ours."""
+
 _STANDARD = "-std=gnu++17"
 _RUNTIME = ("verilated", "verilated_threads")
 _OPTIMISE_RUNTIME = "-O1"

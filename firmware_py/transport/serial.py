@@ -2,6 +2,7 @@
 
 import os
 from types import ModuleType
+from typing import Any
 
 from popshift.hw.errors import DeviceError, ToolError
 
@@ -19,14 +20,19 @@ def _pyserial() -> ModuleType:
     return serial
 
 
-def ports() -> list[str]:
-    """Device names of the serial ports of this computer, sorted.
+def list_ports() -> list[Any]:
+    """The serial ports of this computer as pyserial describes them (``device``, ``vid``, ``pid``, …).
 
     Raises
     ------
     ToolError: pyserial is not installed.
     """
-    return sorted(port.device for port in _pyserial().tools.list_ports.comports())
+    return list(_pyserial().tools.list_ports.comports())
+
+
+def ports() -> list[str]:
+    """Device names of the serial ports of this computer, sorted; errors as `list_ports`."""
+    return sorted(port.device for port in list_ports())
 
 
 class SerialTransport:

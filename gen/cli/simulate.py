@@ -31,8 +31,15 @@ def simulate(
     program: Annotated[Path, typer.Argument(help="Program file (.pop).")],
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help=INPUTS_HELP)],
     level: Annotated[
-        Level, typer.Option(help="golden: PyTorch. isa: the program's executor. rtl: the Verilated hardware.")
+        Level,
+        typer.Option(
+            help="golden: PyTorch. isa: the program's executor. rtl: the Verilated hardware. netlist: it "
+            "after synthesis (small configurations)."
+        ),
     ] = Level.RTL,
+    family: Annotated[
+        str, typer.Option("--technology", "-t", help="What a netlist is synthesised for: ecp5 or ice40.")
+    ] = "ecp5",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs as .npz.")] = None,
     config: Annotated[
         str | None,
@@ -55,9 +62,9 @@ def simulate(
     compared = GRAPH in loaded.attachments and level != Level.GOLDEN
     difference = None
     if compared:
-        done, difference = verify(loaded, values, level, progress=not as_json)
+        done, difference = verify(loaded, values, level, progress=not as_json, family=family)
     else:
-        done = execute(loaded, values, level, progress=not as_json)
+        done = execute(loaded, values, level, progress=not as_json, family=family)
     if output is not None:
         write_outputs(output, loaded, done.outputs)
     warn_clipped(loaded, values)
@@ -110,7 +117,7 @@ def _print(found: dict[str, Any], output: Path | None) -> None:
         place = f"tensor {difference['tensor']}, index {tuple(difference['index'])}"
         typer.echo(f"differs from golden: {place} is {difference['got']}, should be {difference['wanted']}")
     elif found["compared_with_golden"]:
-        what = "output" if found["level"] == "rtl" else "tensor"
+        what = "output" if Level(found["level"]).is_hardware else "tensor"
         typer.echo(f"every {what} equals the golden model's, to the last integer")
     elif found["level"] != "golden":
         typer.echo("not compared: the file does not carry the network it was compiled from")

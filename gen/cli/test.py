@@ -16,13 +16,20 @@ def test(
     select: Annotated[
         str, typer.Option("--select", "-k", help="Only tests whose names match, as pytest's -k.")
     ] = "",
+    netlist: Annotated[
+        str | None,
+        typer.Option(help="Synthesise everything for ecp5 or ice40 first, and test the netlist."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Drive the generated Verilog against PyTorch with cocotb and Verilator; exit 1 if a test fails."""
+    from popshift.sim.netlist import cell_models
     from popshift.sim.regression import run_regression
 
     chosen = configs or ["tiny"]
-    result = run_regression(chosen, seed=seed, select=select, show=not as_json)
+    if netlist is not None:
+        cell_models(netlist)  # refuses a family that has none
+    result = run_regression(chosen, seed=seed, select=select, netlist=netlist or "", show=not as_json)
     if as_json:
         print_json(result)
     else:

@@ -209,6 +209,12 @@ def last_error(log: Path) -> str:
     return (errors or lines or ["it printed nothing"])[-1]
 
 
+def last_line(text: str) -> str:
+    """The last line that says anything."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
 def _keep(log: Path) -> str:
     """Copy the log of a failed run out of its scratch folder."""
     kept = cache_folder() / "failed" / log.name

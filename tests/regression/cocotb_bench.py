@@ -24,7 +24,7 @@ from cocotb_tools.runner import Verilator, get_runner
 
 from popshift.hw import emit
 from popshift.sim.build_cache import cached, digest
-from popshift.sim.verilator import compiler_version, find_verilator, warning_flags
+from popshift.sim.verilator import NO_WARNINGS, compiler_version, find_verilator, warning_flags
 
 TOP = "bench"
 PARAMETERS = "POPSHIFT_BENCH_PARAMETERS"
@@ -61,8 +61,12 @@ def side_by_side(units: Mapping[str, wiring.Component]) -> str:
     return emit.component_verilog(_SideBySide(units), top=TOP)
 
 
-def build_bench(verilog: str) -> Path:
+def build_bench(verilog: str, *, gates: bool = False) -> Path:
     """The folder with the simulator of a bench, built by cocotb's runner or taken from the cache.
+
+    Parameters
+    ----------
+    gates: whether it is a netlist, whose models of cells are not ours: warnings are none then.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def build_bench(verilog: str) -> Path:
     RuntimeError: the build failed; carries the end of its log.
     """
     tool = find_verilator()
-    flags = [*_FLAGS, *warning_flags()]
+    flags = [*_FLAGS, *(NO_WARNINGS if gates else warning_flags())]
     library = str(Path(cocotb.__file__).parent)  # linked by its place, which another venv does not share
     versions = tool.version, compiler_version(), cocotb.__version__, library
     key = digest(verilog, *versions, str(_REPLACED), _OPTIMISE, *flags)

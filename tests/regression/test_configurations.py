@@ -1,15 +1,20 @@
 """Every unit and the whole accelerator, one build and one simulation for each configuration."""
 
+import os
+
 import pytest
 from case_files import save_cases
-from cocotb_bench import BenchRun, build_bench, run_bench, side_by_side
+from cocotb_bench import TOP, BenchRun, build_bench, run_bench, side_by_side
 from matrix_cases import images, matrix_cases, sequences
 from network_cases import network_cases
 from post_cases import post_cases
 from unit_benches import bench_units
 
+from popshift.gen.implement.netlist import synthesised
 from popshift.hw.accelerator import Accelerator
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.tech import TECHNOLOGIES
+from popshift.sim.regression import NETLIST_VARIABLE
 
 MODULES = ("bench_memory", "bench_matrix", "bench_post", "bench_link", "bench_network")
 FEW_PASSES = 1_000
@@ -21,8 +26,11 @@ LONG_CONFIG = "tiny"
 def run(regression_config: AcceleratorConfig, regression_seed: int, tmp_path_factory) -> BenchRun:
     config = regression_config.replace(link="stream")
     print(f"configuration {config.name}, seed {regression_seed}")
-    units = bench_units(config) | {"accelerator": Accelerator(config=config)}
-    bench = build_bench(side_by_side(units))
+    family = os.environ.get(NETLIST_VARIABLE, "")
+    technology = TECHNOLOGIES[family](dsp_multipliers=config.dsp_multipliers) if family else None
+    units = bench_units(config) | {"accelerator": Accelerator(config=config, technology=technology)}
+    verilog = side_by_side(units)
+    bench = build_bench(synthesised(verilog, family, TOP) if family else verilog, gates=bool(family))
     folder = tmp_path_factory.mktemp(config.name)
     most = (1 << (config.accumulator_width - 1)) // (128 * 128 * config.rows) - 1
     of_matrix = matrix_cases(config, regression_seed)
