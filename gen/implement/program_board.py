@@ -22,8 +22,8 @@ _DENIED = re.compile(r"permission|access|LIBUSB_ERROR_ACCESS|-4 \(", re.IGNORECA
 _LIBRARY = re.compile(r"error while loading shared libraries: (\S+?):")
 _MINUTES = 5.0
 UDEV_REMEDY = (
-    "on Linux install openFPGALoader's udev rule (99-openfpgaloader.rules), join the group plugdev and plug
-    the " "board in again"
+    "on Linux install openFPGALoader's udev rule (99-openfpgaloader.rules), join the group plugdev and plug "
+    "the board in again"
 )
 
 
