@@ -18,8 +18,9 @@ from popshift.gen.compress import smartdeal
 from popshift.gen.compress.binary import binary_tensor
 from popshift.gen.compress.smartdeal import SmartDealConfig
 from popshift.gen.compress.smartdeal.report import FLOAT_BITS
+from popshift.gen.compress.sums import sum_factors
 from popshift.gen.frontend.float_graph import FloatTensor
-from popshift.gen.graph import Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
+from popshift.gen.graph import Add, Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import InputError, ModelError
@@ -72,16 +73,17 @@ class Case:
     build: Build
 
 
-def convolution(shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0) -> Build:
+def convolution(
+    shape: tuple[int, int, int], channels: int, kernel: int = 1, padding: int = 0, groups: int = 1
+) -> Build:
     """One convolution of `kernel` x `kernel` over (channels, height, width) with random int8 weights."""
     window = Window((kernel, kernel), padding=(padding, padding, padding, padding))
 
     def build(config: AcceleratorConfig, seed: int) -> Workload:
         mode = config.requantise
         rng = np.random.default_rng(seed)
-        weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (channels, shape[0], kernel, kernel)).astype(
-            np.int8
-        )
+        size = (channels, shape[0] // groups, kernel, kernel)
+        weight = rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, size).astype(np.int8)
         # Standard deviation of a sum of products of two numbers that are evenly spread over int8.
         spread = np.sqrt(weight[0].size) * (255 / np.sqrt(12)) ** 2
         layer = Convolution(
@@ -91,6 +93,7 @@ def convolution(shape: tuple[int, int, int], channels: int, kernel: int = 1, pad
             window=window,
             weight=weight,
             bias=rng.integers(-10_000, 10_000, channels),
+            groups=groups,
             requantisation=_factors(rng.uniform(0.5, 1.5, channels) * _OUTPUT_SPREAD / spread, mode),
         )
         return _single_layer(rng, mode, shape, layer, channels, _OUTPUT_ZERO_POINT)
@@ -103,20 +106,53 @@ def fully_connected(inputs: int, outputs: int) -> Build:
     return convolution((inputs, 1, 1), outputs)
 
 
-def max_pool(shape: tuple[int, int, int], kernel: int) -> Build:
-    """One max pool of `kernel` x `kernel`, as far apart as it is large, over (channels, height, width)."""
+def pool(shape: tuple[int, int, int], kernel: int, operation: Pooling = Pooling.MAX) -> Build:
+    """One pool of `kernel` x `kernel`, as far apart as it is large, over (channels, height, width)."""
 
     def build(config: AcceleratorConfig, seed: int) -> Workload:
         mode = config.requantise
         layer = Pool(
-            name="max pool",
+            name=f"{operation} pool",
             input="x",
             output="y",
             window=Window((kernel, kernel), stride=(kernel, kernel)),
-            operation=Pooling.MAX,
-            requantisation=_factors(np.ones(shape[0]), mode),
+            operation=operation,
+            requantisation=_factors(
+                np.full(shape[0], 1.0 if operation is Pooling.MAX else kernel**-2.0), mode
+            ),
         )
         return _single_layer(np.random.default_rng(seed), mode, shape, layer, shape[0], _INPUT_ZERO_POINT)
+
+    return build
+
+
+def doubled(shape: tuple[int, int, int]) -> Build:
+    """The sum of a tensor (channels, height, width) with itself."""
+
+    def build(config: AcceleratorConfig, seed: int) -> Workload:
+        mode = config.requantise
+        first, second, last = sum_factors(1.0, 1.0, 2.0, mode)
+        factors = Requantisation(
+            multiplier=np.array([last.multiplier]),
+            shift=np.array([last.shift]),
+            low=ACTIVATION_MIN,
+            high=ACTIVATION_MAX,
+        )
+        layer = Add(
+            name="sum",
+            input="x",
+            other="x",
+            output="y",
+            first=first,
+            second=second,
+            requantisation=factors,
+        )
+        tensors = {
+            "x": Tensor("x", shape, 1.0, _INPUT_ZERO_POINT),
+            "y": Tensor("y", shape, 2.0, _OUTPUT_ZERO_POINT),
+        }
+        graph = Graph(mode=mode, inputs=["x"], outputs=["y"], tensors=tensors, operators=[layer])
+        return Workload(graph, _integers(np.random.default_rng(seed), shape))
 
     return build
 
@@ -240,8 +276,11 @@ def _single_layer(
         "y": Tensor("y", (channels, *layer.window.output_size(*shape[1:])), 1.0, zero_point),
     }
     graph = Graph(mode=mode, inputs=["x"], outputs=["y"], tensors=tensors, operators=[layer])
-    images = rng.integers(ACTIVATION_MIN, ACTIVATION_MAX + 1, (IMAGES, *shape)).astype(np.int8)
-    return Workload(graph, images)
+    return Workload(graph, _integers(rng, shape))
+
+
+def _integers(rng: np.random.Generator, shape: tuple[int, int, int]) -> NDArray[np.int8]:
+    return rng.integers(ACTIVATION_MIN, ACTIVATION_MAX + 1, (IMAGES, *shape)).astype(np.int8)
 
 
 def digits(config: AcceleratorConfig, seed: int) -> Workload:
@@ -334,7 +373,7 @@ CASES = {
     "pw64": Case("1x1, 64 to 64 channels, 16x16", convolution((64, 16, 16), 64)),
     "fc64": Case("fully connected, 64 to 64", fully_connected(64, 64)),
     "fc640": Case("fully connected, 640 to 128", fully_connected(640, 128)),
-    "pool16": Case("max pool 2x2, 16 channels, 16x16", max_pool((16, 16, 16), 2)),
+    "pool16": Case("max pool 2x2, 16 channels, 16x16", pool((16, 16, 16), 2)),
     "conv128": Case("3x3, 128 to 128 channels, 16x16", convolution((128, 16, 16), 128, kernel=3, padding=1)),
     "conv128-bin": Case("the same, of bits to bits", binary_convolution((128, 16, 16), 128, 3, 1)),
     "digits": Case("the demo's network on handwritten digits, 8x8", digits),

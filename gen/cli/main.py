@@ -16,10 +16,12 @@ import typer
 
 from popshift.gen.cli import (
     bench,
+    boards,
     build,
     compile,
     configs,
     demo,
+    deploy,
     doctor,
     explain,
     generate,
@@ -32,11 +34,13 @@ from popshift.hw.errors import EXIT_ENVIRONMENT, EXIT_FAILED, PopshiftError
 COMMANDS: list[tuple[str, Callable[..., None]]] = [
     ("doctor", doctor.doctor),
     ("configs", configs.configs),
+    ("boards", boards.boards),
     ("generate", generate.generate),
     ("compile", compile.compile_),
     ("explain", explain.explain),
     ("simulate", simulate.simulate),
     ("build", build.build),
+    ("deploy", deploy.deploy),
     ("run", run.run),
     ("bench", bench.bench),
     ("test", test.test),

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +16,22 @@ from popshift.gen.cli.arrays import (
 )
 from popshift.gen.cli.output import Json, print_json, require_writable
 from popshift.gen.cli.simulate import INPUTS_HELP
+from popshift.hw.errors import InputError
 from popshift.hw.status import plain_counters
+
+if TYPE_CHECKING:
+    from popshift.hw.config import AcceleratorConfig
 
 PORT_HELP = "A serial device (/dev/ttyUSB0, COM3), tcp:HOST:PORT, or sim: for a simulated board."
 
 
 def run(
     program: Annotated[Path, typer.Argument(help="Program file (.pop).")],
-    port: Annotated[str, typer.Option("--port", "-p", help=PORT_HELP)],
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help=INPUTS_HELP)],
+    port: Annotated[str | None, typer.Option("--port", "-p", help=PORT_HELP)] = None,
+    board: Annotated[
+        str | None, typer.Option("--board", "-b", help="A board: its port is found, its speed known.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the outputs as .npz.")] = None,
     baud: Annotated[
         int | None, typer.Option(help="Speed of the serial port; by default the configuration's.")
@@ -35,12 +42,17 @@ def run(
     from popshift.firmware_py.program import Program
     from popshift.gen.device import open_device
 
+    if port is None and board is None:
+        raise InputError("nothing to run it on", remedy="give --port (sim: for a simulated board) or --board")
     require_writable(output)
     loaded = Program.load(program)
     # Refuse bad inputs before a device is touched.
     given = read_arrays(inputs)
     values = loaded.quantise_inputs(given)
     warn_clipped(loaded, given)
+    if board is not None:
+        port, baud = _of_board(board, loaded.config, port, baud)
+    assert port is not None
     with open_device(port, config=loaded.config, baud=baud) as device:
         started = time.monotonic()
         device.load(loaded, progress=not as_json)
@@ -76,6 +88,19 @@ def run(
     typer.echo("counters of the last image" + part + ": " + _pairs(counters))
     typer.echo("link: " + _pairs(statistics))
     typer.echo(f"loaded in {load_seconds:.2f} s; {images} images in {seconds:.2f} s")
+
+
+def _of_board(
+    name: str, config: "AcceleratorConfig", port: str | None, baud: int | None
+) -> tuple[str, int | None]:
+    """Port and speed of a board that `popshift deploy` has programmed, where they are not given."""
+    from popshift.boards import board as board_named
+    from popshift.gen.deploy import find_port
+
+    board = board_named(name)
+    found = find_port(board, port)
+    on_wire = "/" in found or not found.startswith(("sim:", "tcp:"))
+    return found, (baud or board.configure(config).baud) if on_wire else baud
 
 
 def _pairs(values: dict[str, int]) -> str:

@@ -1,0 +1,138 @@
+"""`popshift deploy`: a board that runs the accelerator, identified and, if asked for, tested unit by unit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from popshift.gen.cli.build import BOARD_HELP
+from popshift.gen.cli.output import Json, print_json, print_table
+from popshift.hw.errors import EXIT_FAILED, InputError
+
+if TYPE_CHECKING:
+    from popshift.boards import Board
+    from popshift.firmware_py.program import Program
+    from popshift.gen.selftest import Finding
+    from popshift.hw.config import AcceleratorConfig
+
+
+def deploy(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="Configuration, by name or as a .toml file; by default the board's."),
+    ] = None,
+    board: Annotated[str | None, typer.Option("--board", "-b", help=BOARD_HELP)] = None,
+    port: Annotated[
+        str | None,
+        typer.Option("--port", "-p", help="Its serial port, or tcp:HOST:PORT; by default found by USB."),
+    ] = None,
+    flash: Annotated[bool, typer.Option("--flash", help="Write the board's flash, too.")] = False,
+    seeds: Annotated[int, typer.Option(help="Place and route with so many seeds, if not built yet.")] = 1,
+    clock: Annotated[float | None, typer.Option(help="Clock in MHz, as given to popshift build.")] = None,
+    skip_programming: Annotated[
+        bool, typer.Option("--skip-programming", help="The board is programmed already: only identify it.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run known vectors through every unit and compare (exit 1).")
+    ] = False,
+    program: Annotated[
+        Path | None, typer.Option(help="With --check: this program's tensors, too, layer by layer (.pop).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build (or take from the cache), program the board, and make sure that it answers as what was built."""
+    from popshift.boards import BOARDS
+    from popshift.boards import board as board_named
+    from popshift.firmware_py.program import Program
+    from popshift.gen.deploy import describe, identify
+    from popshift.hw.config import load_config
+
+    if board is None:
+        raise InputError("no board", remedy=f"give --board: {', '.join(BOARDS)}")
+    if program is not None and not check:
+        raise InputError("a program alone does nothing", where="--program", remedy="give --check, too")
+    target = board_named(board)
+    chosen = load_config(config or target.configuration)
+    loaded = None if program is None else Program.load(program)
+    if loaded is not None:
+        loaded.require(chosen)
+    hz = None if clock is None else round(clock * 1e6)
+    built = target.configure(chosen, clock_hz=hz)
+    if not skip_programming:
+        _program(target, chosen, seeds, clock, flash, quiet=as_json)
+    found = identify(target, built, port)
+    values: dict[str, Any] = {
+        "board": target.name,
+        "port": found.port,
+        "baud": built.baud,
+        "config": chosen.name,
+        "config_digest": f"{built.digest:016x}",
+        "programmed": not skip_programming,
+    }
+    if not as_json:
+        typer.echo(
+            f"{target.title} answers on {found.port} at {built.baud:,} baud: {describe(found.identity)}"
+        )
+    good = True
+    if check:
+        findings, difference = _check(built, found.port, loaded, quiet=as_json)
+        good = difference is None and not any(finding.wrong for finding in findings)
+        values |= {"check": findings, "program_difference": difference}
+    if as_json:
+        print_json(values)
+    elif not check:
+        options = f"--port {found.port} --baud {built.baud} --inputs x.npy"
+        typer.echo(f"run a program there: popshift run FILE.pop {options}")
+    if not good:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _program(
+    board: "Board", config: "AcceleratorConfig", seeds: int, clock: float | None, flash: bool, *, quiet: bool
+) -> None:
+    from popshift.gen.implement.build import build_for_board
+    from popshift.gen.implement.products import bitstream_file
+    from popshift.gen.implement.program_board import require_loader, write_bitstream
+
+    require_loader()  # before minutes of place and route
+    done = build_for_board(config, board, seeds=seeds, clock_mhz=clock)
+    done.require_timing()
+    name, contents = bitstream_file(done, board)
+    write_bitstream(board, name, contents, flash=flash)
+    if not quiet:
+        where = "flash" if flash or board.to_flash is None else "FPGA (until power off)"
+        typer.echo(f"wrote {name} ({len(contents):,} bytes) to its {where}")
+
+
+def _check(
+    config: "AcceleratorConfig", port: str, program: "Program | None", *, quiet: bool
+) -> tuple[list["Finding"], str | None]:
+    from popshift.gen.device import open_device
+    from popshift.gen.execution import verify
+    from popshift.gen.selftest import known_inputs, self_test, suspects
+
+    with open_device(port, config=config) as device:
+        findings = list(self_test(device, config))
+        difference = None
+        if program is not None:
+            first = verify(program, known_inputs(program), board=device)[1]
+            difference = None if first is None else f"{suspects(program, first)}: {first}"
+    if not quiet:
+        _print(findings, program, difference)
+    return findings, difference
+
+
+def _print(findings: list["Finding"], program: "Program | None", difference: str | None) -> None:
+    rows = [
+        [finding.probe, f"{finding.values:,}", f"{finding.wrong:,}", finding.first or finding.skipped or "-"]
+        for finding in findings
+    ]
+    print_table("Self-test", ["probe", "values", "wrong", "first difference"], rows)
+    bad = [finding for finding in findings if finding.wrong]
+    if bad:
+        typer.echo(f"the first that differs is {bad[0].probe}: look at {bad[0].suspect}")
+    else:
+        typer.echo("every value is the golden model's, to the last integer")
+    if program is not None:
+        result = f"differs first in {difference}" if difference else "every tensor equals the golden model's"
+        typer.echo(f"{program.name}: {result}")
