@@ -56,6 +56,8 @@ class Accelerator:
         self._identity: Identity | None = None
         self._program: Program | None = None
         self._resident: int | None = None  # the segment that is in the device's memories
+        self._trusted = True  # that the device's signature is that of its memories
+        self._signatures: dict[int, int] = {}  # of the program's segments, as far as they were needed
 
     def identify(self) -> Identity:
         """Open a session and say what the device is; sent again with every call.
@@ -68,7 +70,7 @@ class Accelerator:
         return self._identity
 
     def load(self, program: Program, *, progress: bool = True) -> None:
-        """Reset the device and write the program's first segment to it.
+        """Reset the device and write the program's first segment to it, unless its memories hold it already.
 
         Raises
         ------
@@ -76,9 +78,10 @@ class Accelerator:
         DeviceError: silent, or it refuses.
         """
         program.require(self.identify().digest)
-        self.reset()
-        self._program = program
-        self._write_segment(0, progress=progress)
+        self._stop()
+        self._program, self._resident = program, None
+        self._signatures = {}
+        self._require_segment(0, progress=progress)
 
     def run(
         self, inputs: ArrayLike | Mapping[str, ArrayLike], *, progress: bool = True
@@ -162,7 +165,8 @@ class Accelerator:
         return packet.counters(self.link.request(Type.COUNTERS))
 
     def reset(self) -> Identity:
-        """Stop whatever runs and leave any error state; `run` loads the program again afterwards.
+        """Stop whatever runs and leave any error state; what is needed next is written again, whatever the
+        memories hold.
 
         Raises
         ------
@@ -170,8 +174,8 @@ class Accelerator:
         """
         if self._identity is None:
             self.identify()
-        self._resident = None
-        return parse_identity(self.link.request(Type.RESET), self.link.name)
+        self._resident, self._trusted = None, False
+        return self._stop()
 
     def close(self) -> None:
         """Give the device free."""
@@ -187,6 +191,9 @@ class Accelerator:
 
     # ---- inside --------------------------------------------------------------------------------------------
 
+    def _stop(self) -> Identity:
+        return parse_identity(self.link.request(Type.RESET), self.link.name)
+
     def _loaded(self) -> Program:
         if self._program is None:
             raise DeviceError("no program is loaded", where=self.link.name, remedy="call load(program) first")
@@ -196,20 +203,37 @@ class Accelerator:
         for layout in program.inputs:
             yield from transfer.tensor_writes(program.config, layout, tensors[layout.name])
 
-    def _write_segment(self, index: int, *, progress: bool) -> None:
+    def _require_segment(self, index: int, *, progress: bool = False) -> None:
+        """Write a segment, unless the device says that it is there: its signature survives a lost connection.
+
+        Raises
+        ------
+        DeviceError: also when the device does not hold what it was sent.
+        """
+        if self._resident == index:
+            return
         program = self._loaded()
         segment = program.segments[index]
         words = segment.instructions.astype("<u4").view(np.uint8).reshape(-1, 4)
-        memories = (
+        memories = (  # the program first: that starts the signature
+            (Space.PROGRAM, words),
             (Space.WEIGHT, segment.weights),
             (Space.PARAMETER, segment.parameters),
-            (Space.PROGRAM, words),
         )
         requests = [request for space, image in memories for request in transfer.memory_writes(space, image)]
-        self._resident = None
-        with TransferBar(f"loading {program.name} (blocks)", len(requests), enabled=progress) as bar:
-            self.link.submit_many(requests, bar.update)
-        self._resident = index
+        if index not in self._signatures:
+            self._signatures[index] = transfer.signature_of(requests)
+        if not self._trusted or self.state().signature != self._signatures[index]:
+            self._resident = None
+            with TransferBar(f"loading {program.name} (blocks)", len(requests), enabled=progress) as bar:
+                self.link.submit_many(requests, bar.update)
+            if self.state().signature != self._signatures[index]:
+                raise DeviceError(
+                    "the device's memories do not hold what was sent",
+                    where=f"{self.link.name}, program {program.name}",
+                    remedy="another program may use the device: close it, then load again",
+                )
+        self._resident, self._trusted = index, True
 
     def _run_segment(self, segment: int, before: Iterable[Request]) -> None:
         state = self._start(segment, before, pause=False)
@@ -217,8 +241,7 @@ class Accelerator:
 
     def _start(self, segment: int, before: Iterable[Request], *, pause: bool) -> State:
         """Load the segment if it is not there, send `before`, start, and wait until it pauses or is done."""
-        if self._resident != segment:
-            self._write_segment(segment, progress=False)
+        self._require_segment(segment)
         run = packet.RUN.pack(0, pause, self._loaded().cycle_limit(segment))
         return self._await(segment, [*before, (Type.RUN, 0, run)])
 

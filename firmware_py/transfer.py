@@ -38,6 +38,15 @@ def memory_writes(space: Space, words: NDArray[np.uint8]) -> Iterator[Request]:
         yield Type.WRITE, packet.write_address(space, start), words[start : start + step].tobytes()
 
 
+def signature_of(requests: Iterable[Request]) -> int:
+    """What the device's signature is (`popshift.hw.packet`) when it has executed these WRITEs of memory
+    images, the program's first."""
+    value = 0
+    for _, _, payload in requests:
+        value = packet.signature(value, payload)
+    return value
+
+
 def tensor_writes(
     config: AcceleratorConfig, layout: TensorLayout, tensor: NDArray[np.int8]
 ) -> Iterator[Request]:

@@ -15,7 +15,8 @@ it expects, so a lost, damaged, doubled or reordered frame never does harm:
 
 OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its
 sequence number is, if that session number is not its current one, and expects the sequence number after it.
-An OPEN does not disturb the machine; RESET does.
+An OPEN does not disturb the machine; RESET does. Neither changes a memory: a host that comes back asks for
+the signature of what the device holds (`signature`) and need not load it again.
 
 Every answer repeats sequence, type (with ANSWER added) and address of its request.
 """
@@ -30,7 +31,7 @@ from typing import NamedTuple
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import COUNTER_BITS, Counter, Status
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAGIC = 0x5350  # "PS"
 HEADER = struct.Struct("<BBI")
 CRC_BYTES = 4
@@ -111,18 +112,19 @@ class Run(NamedTuple):
 
 class State(NamedTuple):
     """Answer to STATUS: status code, layer of the last mark, program counter of the current or failed
-    instruction, cycles of the run so far.
+    instruction, cycles of the run so far, `signature` of what was loaded.
     """
 
     status: int
     layer: int
     pc: int
     cycles: int
+    signature: int
 
 
 IDENTITY = struct.Struct("<HBBBxQ")
 RUN = struct.Struct("<HBxI")
-STATE = struct.Struct("<BxHHxxI")
+STATE = struct.Struct("<BxHHxxII")
 COUNTERS = struct.Struct(f"<{len(Counter)}I")
 assert COUNTER_BITS == 32
 
@@ -167,6 +169,23 @@ def state(payload: bytes) -> State:
     """The state in an answer to STATUS, its status as `Status`."""
     values = State(*STATE.unpack(payload))
     return values._replace(status=Status(values.status))
+
+
+SIGNATURE_BITS = 32
+SIGNATURE_TAPS = 0xEDB8_8320
+"""The polynomial of CRC-32, lowest power in the highest bit: primitive, so a step repeats after 2**32 - 1."""
+
+
+def signature(value: int, payload: bytes) -> int:
+    """Signature register (a multiple-input LFSR, as built-in self-tests use it) after one more WRITE to
+    another memory than that of the activations.
+
+    A WRITE of word 0 of the program memory starts it anew, with `value` 0; each payload goes in from its last
+    byte to its first.
+    """
+    for byte in reversed(payload):
+        value = (value >> 1) ^ (SIGNATURE_TAPS if value & 1 else 0) ^ byte
+    return value
 
 
 def write_address(space: Space, word: int) -> int:

@@ -1,6 +1,6 @@
 """The command unit: executes the host's requests, exactly as `popshift.hw.packet` describes them."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -164,6 +164,7 @@ class CommandUnit(wiring.Component):
         """Payload bytes enter at the bottom, the highest first; answers leave at byte 3, the lowest first."""
         self._load, self._shift, self._shift_out = Signal(), Signal(), Signal()
         self._errors = Signal(ERROR_BITS)
+        self._signature = Signal(packet.SIGNATURE_BITS)
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -227,6 +228,7 @@ class CommandUnit(wiring.Component):
         ]
         with m.If(self._up | self._down | word_arrived):
             m.d.sync += self._offset.eq(self._offset + Mux(self._up, 1, -1))
+        self._sign(m, fetched & is_data & ~self._is_activation)
         word = self._answer_word(m)
         with m.If(self._load):
             m.d.sync += shifter[:32].eq(Cat(word.word_select(index, 8) for index in reversed(range(4))))
@@ -255,6 +257,18 @@ class CommandUnit(wiring.Component):
             self.pause.eq(shifter[16:24].any()),
             self.cycle_limit.eq(shifter[32:64]),
         ]
+
+    def _sign(self, m: Module, fetched: Value) -> None:
+        """Keeps `packet.signature`; `fetched`: a byte of it arrives in the next cycle."""
+        address, value = self._receiver.header.address, self._signature
+        in_front = (self._space == Space.PROGRAM) & (address[:WORD_ADDRESS_BITS] == 0)
+        is_first = registered(m, in_front, "is_first")
+        arrives = registered(m, fetched, "sign")
+        feedback = Mux(value[0], packet.SIGNATURE_TAPS, 0)
+        with m.If(arrives):
+            m.d.sync += value.eq((value >> 1) ^ feedback ^ self._receiver.read_data)
+        with m.If(self._execute & is_first):
+            m.d.sync += value.eq(0)
 
     def _decide(self, m: Module) -> None:
         admission = self._admission
@@ -426,7 +440,8 @@ class CommandUnit(wiring.Component):
     def _answer_word(self, m: Module) -> Signal:
         """Word of STATUS or COUNTERS that starts when `position` bytes are left, in `_WORD_CYCLES`."""
         words_left = self._position[2:6]
-        state = [0, self.cycles, self.pc, Cat(self.status, Const(0, 12), self.layer)]
+        # Four words: when four are left, the lower bits of their number are 0.
+        state = [Cat(self.status, Const(0, 12), self.layer), self._signature, self.cycles, self.pc]
         counters = [0, *(self.counters[number] for number in reversed(Counter))]
         counters[len(Counter) - Counter.LINK_ERRORS] = self._errors
         is_status = registered(m, self._type == Type.STATUS, "is_status")

@@ -48,6 +48,7 @@ class DeviceModel:
         }
         self.identity = packet.identity(config)
         self.executed: list[Frame] = []
+        self.signature = 0
         self.last_run = packet.Run(0, 0, 0)
         self.counters = dict.fromkeys(Counter, 0)
         self._machine = machine or (lambda device: iter(()))
@@ -58,7 +59,7 @@ class DeviceModel:
         self._reset()
 
     def _reset(self) -> None:
-        self.state = State(Status.IDLE, 0, 0, 0)
+        self.state = State(Status.IDLE, 0, 0, 0, 0)
         self._run: Iterator[int] = iter(())
         self._polls = 0
 
@@ -114,7 +115,7 @@ class DeviceModel:
                 return b""
             case Type.STATUS:
                 self._poll()
-                return packet.STATE.pack(*self.state)
+                return packet.STATE.pack(*self.state._replace(signature=self.signature))
             case Type.COUNTERS:
                 return packet.COUNTERS.pack(*self.counters.values())
         return None
@@ -136,6 +137,8 @@ class DeviceModel:
         count, rest = divmod(len(frame.payload), memory.shape[1])
         if rest or not count or word + count > len(memory):
             return None
+        start = 0 if space == Space.PROGRAM and word == 0 else self.signature
+        self.signature = packet.signature(start, frame.payload)
         memory[word : word + count] = np.frombuffer(frame.payload, np.uint8).reshape(count, -1)
         return b""
 
@@ -152,7 +155,7 @@ class DeviceModel:
         self.last_run = run
         errors = self.counters[Counter.LINK_ERRORS]
         self.counters = {**dict.fromkeys(Counter, 0), Counter.LINK_ERRORS: errors}
-        self.state = State(Status.RUNNING, 0, run.pc, 0)
+        self.state = State(Status.RUNNING, 0, run.pc, 0, 0)
         self._run, self._polls = self._machine(self), 0
 
     def _poll(self) -> None:

@@ -250,7 +250,7 @@ def test_a_refusal_whose_answer_is_lost_is_still_reported() -> None:
     ("change", "message"),
     [
         ({"magic": 1}, "the device is no popshift accelerator; check the port"),
-        ({"version": 9}, "the device speaks version 9 of the protocol, this driver version 1"),
+        ({"version": 9}, "the device speaks version 9 of the protocol, this driver version 2"),
     ],
 )
 def test_another_device_is_refused(change: dict[str, int], message: str) -> None:

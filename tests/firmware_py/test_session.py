@@ -202,6 +202,38 @@ def test_loading_stops_what_an_earlier_session_left_running() -> None:
     assert isinstance(transport, ModelTransport) and transport.closed
 
 
+def test_who_comes_back_loads_only_what_the_device_has_lost() -> None:
+    program = example_program()
+    board, device = accelerator(program)
+    board.load(program)
+    written = requests(device, Type.WRITE)
+    expected = expected_tensors(program, images(1)[0])["dense_out"]
+    for lost in (False, True):
+        board.close()
+        if lost:  # the power, too
+            device = DeviceModel(program.config, example_machine(program))
+        before = requests(device, Type.WRITE)
+        board = Accelerator(ModelTransport(device))
+        board.load(program)
+        assert requests(device, Type.WRITE) - before == (written if lost else 0)
+        np.testing.assert_array_equal(board.run(images(1))["dense_out"][0], expected)
+
+
+def test_a_device_that_does_not_hold_what_it_was_sent_is_refused() -> None:
+    program = example_program()
+    board, device = accelerator(program)
+    take = device._write
+
+    def spoilt(frame):
+        done = take(frame)
+        device.signature ^= 1 << 31
+        return done
+
+    device._write = spoilt
+    with pytest.raises(DeviceError, match="memories do not hold what was sent"):
+        board.load(program)
+
+
 def test_a_device_that_falls_silent_during_a_run_is_reported() -> None:
     program = example_program()
     board, _ = accelerator(program, busy_polls=10**9)

@@ -110,8 +110,8 @@ def test_bad_inputs_are_refused(compiled, level):
 
 def test_an_unknown_level_is_refused(compiled):
     for function in (execute, verify):
-        with pytest.raises(InputError, match="there is no level 'netlist'; choose golden, isa, rtl"):
-            function(compiled.program, batch(), "netlist")
+        with pytest.raises(InputError, match="there is no level 'silicon'; choose golden, isa, rtl"):
+            function(compiled.program, batch(), "silicon")
 
 
 def test_verify_isa_finds_where_it_begins(compiled):

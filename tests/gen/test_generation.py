@@ -196,7 +196,7 @@ def test_payload_fields_are_where_the_structures_put_them():
     for fields, layout, values in (
         (requests["OPEN"]["answer"], packet.IDENTITY, (0x5350, 1, 4, 5, 1 << 60 | 9)),
         (requests["RUN"]["request"], packet.RUN, (300, 1, 70000)),
-        (requests["STATUS"]["answer"], packet.STATE, (2, 400, 500, 1 << 20)),
+        (requests["STATUS"]["answer"], packet.STATE, (2, 400, 500, 1 << 20, 77)),
         (requests["COUNTERS"]["answer"], packet.COUNTERS, tuple(range(7, 7 + len(Counter)))),
     ):
         data = layout.pack(*values)

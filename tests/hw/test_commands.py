@@ -107,6 +107,28 @@ def test_words_are_written_whole(config, stall):
 
 
 @pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
+def test_the_signature_is_that_of_what_was_written_since_program_word_0(config):
+    rng = random.Random(7)
+
+    async def script(host):
+        expected = 0
+        spaces = (Space.WEIGHT, Space.PROGRAM, Space.PARAMETER, Space.ACTIVATION, Space.PROGRAM, Space.WEIGHT)
+        for space, address in zip(spaces, (0, 0, 2, 5, 1, 0), strict=True):
+            if space == Space.ACTIVATION:
+                data = packet.bank_mask(config, [0]) + rng.randbytes(9)
+            else:
+                data = rng.randbytes(3 * word_bytes(config, space))
+                start = 0 if (space, address) == (Space.PROGRAM, 0) else expected
+                expected = packet.signature(start, data)
+            await host.done(Type.WRITE, packet.write_address(space, address), data)
+            assert packet.state(await host.done(Type.STATUS)).signature == expected
+        await host.done(Type.RESET)
+        assert packet.state(await host.done(Type.STATUS)).signature == expected
+
+    Host(config).run(script)
+
+
+@pytest.mark.parametrize("config", [TINY, ODD], ids=["tiny", "odd"])
 def test_activations_are_written_to_the_banks_of_the_mask(config):
     rng = random.Random(4)
 
@@ -258,8 +280,8 @@ async def test_continue_proceeds_once(host):
 
 @execute(stall=0.3)
 async def test_status(host):
-    for value in packet.State(11, 0xFEDC, 0xBA98, 0x7654_3210), packet.State(1, 1, 2, 3):
-        host.status, host.layer, host.pc, host.cycles = value
+    for value in packet.State(11, 0xFEDC, 0xBA98, 0x7654_3210, 0), packet.State(1, 1, 2, 3, 0):
+        host.status, host.layer, host.pc, host.cycles, _ = value
         assert packet.state(await host.done(Type.STATUS)) == value
 
 
