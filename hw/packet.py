@@ -10,12 +10,12 @@ it expects, so a lost, damaged, doubled or reordered frame never does harm:
 * the expected number: execute, answer, expect the next;
 * one of the 128 numbers before it: a repetition: not executed again (reads, which do no harm, are), answered
   again, whatever state the machine is in by now; a refused request stays refused;
-* any other: refused with a RESEND answer whose address is the number expected;
+* any other: not executed, answered with a RESEND whose address is the number expected;
 * damaged: dropped, counted.
 
 OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its
 sequence number is, if that session number is not its current one, and expects the sequence number after it.
-An OPEN does not disturb the machine; RESET does. Neither changes a memory: a host that comes back asks for
+Before the first OPEN every other request is answered with RESEND. An OPEN does not disturb the machine; RESET does. Neither changes a memory: a host that comes back asks for
 the signature of what the device holds (`signature`) and need not load it again.
 
 Every answer repeats sequence, type (with ANSWER added) and address of its request.

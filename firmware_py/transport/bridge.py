@@ -6,7 +6,7 @@ import socket
 import threading
 
 from popshift.firmware_py.transport import Transport
-from popshift.firmware_py.transport.tcp import CHUNK_BYTES, WRITE_TIMEOUT
+from popshift.firmware_py.transport.tcp import BUSY, CHUNK_BYTES, WRITE_TIMEOUT
 from popshift.hw.errors import DeviceError
 
 LOOPBACK = "127.0.0.1"
@@ -15,7 +15,8 @@ _ACCEPT_SECONDS = 0.2
 
 
 class Bridge:
-    """Passes bytes between one TCP client at a time and a transport, unchanged.
+    """Passes bytes between one TCP client at a time and a transport, unchanged; tells others that it is in
+    use.
 
     There is no password: whoever reaches the port uses the device. It therefore listens on the loopback
     interface unless told otherwise; from another computer, use an ssh tunnel.
@@ -42,6 +43,7 @@ class Bridge:
                 remedy="choose another port or address",
             ) from error
         self._listener.settimeout(_ACCEPT_SECONDS)
+        self._refused: list[socket.socket] = []
 
     @property
     def address(self) -> tuple[str, int]:
@@ -62,6 +64,8 @@ class Bridge:
                     client, _ = self._listener.accept()
                     with client:
                         self._pass_bytes(client, stop)
+                    while self._refused:
+                        self._refused.pop().close()
 
     def _pass_bytes(self, client: socket.socket, stop: threading.Event) -> None:
         """Until the client leaves; a client that takes no bytes for ten seconds is let go."""
@@ -69,6 +73,9 @@ class Bridge:
         client.settimeout(WRITE_TIMEOUT)
         while not stop.is_set():
             try:
+                # Who has something to say may be saying that they leave, and who waits be the same one, come back.
+                if select.select([self._listener, client], [], [], 0)[0] == [self._listener]:
+                    self._refuse()
                 while select.select([client], [], [], 0)[0]:
                     request = client.recv(CHUNK_BYTES)
                     if not request:
@@ -79,3 +86,11 @@ class Bridge:
                     client.sendall(answer)
             except (ConnectionError, TimeoutError):
                 return
+
+    def _refuse(self) -> None:
+        """Tell who waits that the device is in use, instead of leaving them to wonder at its silence."""
+        with contextlib.suppress(OSError):
+            other, _ = self._listener.accept()
+            other.sendall(BUSY)
+            other.shutdown(socket.SHUT_WR)
+            self._refused.append(other)  # closed now, it would lose what it has not yet read

@@ -9,6 +9,8 @@ from popshift.hw.errors import DeviceError, InputError
 CONNECT_TIMEOUT = 5.0
 WRITE_TIMEOUT = 10.0
 CHUNK_BYTES = 1 << 16
+BUSY = b"popshift: another client uses this device\n"
+"""What a bridge says to a client while it serves another; no frame, as it does not end with a delimiter."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -67,6 +69,10 @@ class TcpTransport:
             raise self._gone(str(error)) from error
         if not data:
             raise self._gone("closed by the other end")
+        if data == BUSY:
+            raise DeviceError(
+                "another client uses the device", where=self.name, remedy="close that one, then connect again"
+            )
         return data
 
     def write(self, data: bytes) -> None:

@@ -75,8 +75,10 @@ class Admission(wiring.Component):
         m.d.sync += [
             same_session.eq(opened & (session == header.address)),
             opens.eq((header.type == Type.OPEN) & (self.length == 0) & ~same_session),
-            is_next.eq(ahead == 0),
-            old.eq(ahead[-1]),
+            # Without a session nothing is next or old: else a device that has just got its power back would
+            # take the requests of a session with the one before it for repetitions, and answer them.
+            is_next.eq(opened & (ahead == 0)),
+            old.eq(opened & ahead[-1]),
             was_refused.eq(any_refused & (header.sequence == refused_sequence)),
             read_only.eq(Cat(header.type == number for number in READ_ONLY).any()),
             makes_sense.eq(sensible),

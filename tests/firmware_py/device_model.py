@@ -54,7 +54,7 @@ class DeviceModel:
         self._machine = machine or (lambda device: iter(()))
         self._busy_polls = busy_polls
         self._reader = framing.FrameReader()
-        self._expected, self._session = 0, 0
+        self._expected, self._session, self._opened = 0, 0, False
         self._refused: int | None = None
         self._reset()
 
@@ -69,10 +69,11 @@ class DeviceModel:
         return b"".join(framing.encode(answer) for answer in answers)
 
     def _take(self, frame: Frame) -> Frame:
-        if frame.type == Type.OPEN and frame.address != self._session:
+        if frame.type == Type.OPEN and (frame.address != self._session or not self._opened):
+            self._opened = True
             self._session, self._expected, self._refused = frame.address, frame.sequence, None
         back = (self._expected - frame.sequence) % 256
-        if back > packet.OLD_SEQUENCES:
+        if back > packet.OLD_SEQUENCES or not self._opened:
             return Frame(frame.sequence, packet.RESEND | packet.ANSWER, self._expected)
         if back == 0:
             self.executed.append(frame)

@@ -6,9 +6,9 @@ from collections import deque
 import pytest
 
 from popshift.firmware_py.transport import Transport
-from popshift.sim.faults import FaultRates, FaultyTransport
+from popshift.sim.faults import FAULTS, FaultRates, FaultyTransport
 
-NONE = {"damage": 0.0, "drop": 0.0, "double": 0.0, "reorder": 0.0}
+NONE = dict.fromkeys(FAULTS, 0.0)
 
 
 class Loop:

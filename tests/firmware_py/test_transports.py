@@ -17,6 +17,7 @@ from device_model import DeviceModel, DeviceThread, ModelTransport
 
 from popshift.firmware_py import transport
 from popshift.firmware_py.protocol import Link
+from popshift.firmware_py.transfer import signature_of
 from popshift.firmware_py.transport import Transport, open_transport
 from popshift.firmware_py.transport.bridge import Bridge
 from popshift.firmware_py.transport.serial import SerialTransport
@@ -166,6 +167,42 @@ def test_the_bridge_survives_a_client_that_breaks_off() -> None:
             rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset, no goodbye
             rude.close()
         exercise(TcpTransport(*bridge.address), device)
+
+
+def test_a_second_client_is_refused_and_the_first_goes_on() -> None:
+    device = DeviceModel(CONFIG)
+    with served(ModelTransport(device)) as bridge:
+        first = TcpTransport(*bridge.address)
+        link = Link(first)
+        link.open()
+        for _ in range(3):
+            with pytest.raises(DeviceError, match="another client uses the device; close that one"):
+                Link(TcpTransport(*bridge.address)).open()
+        assert packet.state(link.request(Type.STATUS)).status == 0
+        first.close()
+        exercise(TcpTransport(*bridge.address), device)
+
+
+def test_a_board_plugged_in_again_needs_no_loading() -> None:
+    """A pseudo-terminal stands for the serial device: it goes, and comes back under another name."""
+    device, word = DeviceModel(CONFIG), CONFIG.weight_word_bytes
+    requests = [
+        (Type.WRITE, packet.write_address(Space.PROGRAM, 0), bytes(range(8))),
+        (Type.WRITE, packet.write_address(Space.WEIGHT, 0), bytes(100 * word)),
+    ]
+    for _ in range(2):
+        terminal = Terminal()
+        with DeviceThread(device, terminal):
+            link = Link(SerialTransport(terminal.port))
+            link.open()
+            if not device.signature:
+                link.submit_many(requests)
+            assert packet.state(link.request(Type.STATUS)).signature == signature_of(requests)
+        terminal.close()
+        with pytest.raises(DeviceError, match="the serial port no longer works"):
+            link.request(Type.STATUS)
+        link.close()
+    assert sum(frame.type == Type.WRITE for frame in device.executed) == len(requests)
 
 
 def test_a_port_in_use_cannot_be_served() -> None:

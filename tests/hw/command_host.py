@@ -12,7 +12,7 @@ from popshift.hw import packet
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.commands import CommandUnit
 from popshift.hw.isa import Counter, Status
-from popshift.hw.packet import ANSWER, Frame, Space
+from popshift.hw.packet import ANSWER, Frame, Space, Type
 from popshift.hw.tech import Simulated
 
 READ_LATENCY = 4
@@ -21,8 +21,8 @@ READ_LATENCY = 4
 class Host:
     """Drives a `CommandUnit`: sends frames, returns answers, records what the unit does."""
 
-    def __init__(self, config: AcceleratorConfig, *, stall: float = 0.0) -> None:
-        self.config, self.stall = config, stall
+    def __init__(self, config: AcceleratorConfig, *, stall: float = 0.0, opened: bool = True) -> None:
+        self.config, self.stall, self.opened = config, stall, opened
         self.dut = CommandUnit(config=config, read_latency=READ_LATENCY, technology=Simulated())
         self.sequence = 0
         self.writes: list[tuple] = []
@@ -41,6 +41,9 @@ class Host:
 
         async def bench(ctx):
             self._ctx = ctx
+            if self.opened:  # by a session whose last number is 255
+                await self.send(encode(Frame(255, Type.OPEN, 0xFFFF_FFFF)))
+            self._rng.seed(1)
             await script(self)
 
         simulator.add_testbench(bench)

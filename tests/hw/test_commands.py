@@ -81,7 +81,20 @@ async def test_open_takes_any_sequence_number_once(host):
     assert host.strobes == [("reset",)] * 4
 
 
-@execute()
+@execute(opened=False)
+async def test_without_a_session_only_open_is_taken(host):
+    """Requests of a session with the device that was there before its power failed are not for this one."""
+    for sequence in (0, 1, 128, 255):
+        for number in (Type.RESET, Type.STATUS, Type.READ):
+            payload = read_payload(1) if number == Type.READ else b""
+            assert (await host.request(number, 0, payload, sequence=sequence)).type == ANSWER | packet.RESEND
+    assert host.strobes == []
+    await host.done(Type.OPEN, 5, sequence=130)
+    await host.done(Type.RESET, sequence=131)
+    assert host.strobes == [("reset",)]
+
+
+@execute(opened=False)
 async def test_first_session_may_have_any_number(host):
     await host.done(Type.OPEN, 0, sequence=99)
     await host.done(Type.RESET, sequence=100)
@@ -386,9 +399,9 @@ def test_a_refusal_is_forgotten_a_round_later():
     """The same sequence number, 256 requests on, was executed: its repetition is no refusal."""
     dut = Admission(config=TINY)
 
-    async def decide(ctx, sequence: int, status: Status) -> bool:
-        ctx.set(dut.header, {"sequence": sequence % 256, "type": Type.RUN, "address": 0})
-        ctx.set(dut.length, packet.RUN.size)
+    async def decide(ctx, sequence: int, status: Status, number: Type = Type.RUN) -> bool:
+        ctx.set(dut.header, {"sequence": sequence % 256, "type": number, "address": 0})
+        ctx.set(dut.length, packet.RUN.size if number == Type.RUN else 0)
         ctx.set(dut.status, status)
         await ctx.tick().repeat(2)
         ctx.set(dut.decide, 1)
@@ -403,6 +416,7 @@ def test_a_refusal_is_forgotten_a_round_later():
         return refuse
 
     async def bench(ctx):
+        assert not await decide(ctx, -1, Status.IDLE, Type.OPEN)
         assert await decide(ctx, 0, Status.RUNNING)
         for sequence in range(1, 257):
             assert not await decide(ctx, sequence, Status.IDLE)
