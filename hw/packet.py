@@ -15,8 +15,9 @@ it expects, so a lost, damaged, doubled or reordered frame never does harm:
 
 OPEN starts a session: its address is a number drawn at random by the host. The device takes it whatever its
 sequence number is, if that session number is not its current one, and expects the sequence number after it.
-Before the first OPEN every other request is answered with RESEND. An OPEN does not disturb the machine; RESET does. Neither changes a memory: a host that comes back asks for
-the signature of what the device holds (`signature`) and need not load it again.
+Before the first OPEN every other request is answered with RESEND. An OPEN does not disturb the machine; RESET
+does. Neither changes a memory: a host that comes back asks for the signature of what the device holds
+(`signature`) and need not load it again.
 
 Every answer repeats sequence, type (with ANSWER added) and address of its request.
 """

@@ -73,7 +73,7 @@ class Bridge:
         client.settimeout(WRITE_TIMEOUT)
         while not stop.is_set():
             try:
-                # Who has something to say may be saying that they leave, and who waits be the same one, come back.
+                # Who has something to say may say that they leave; who waits may be the same one, come back.
                 if select.select([self._listener, client], [], [], 0)[0] == [self._listener]:
                     self._refuse()
                 while select.select([client], [], [], 0)[0]:

@@ -18,6 +18,17 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Counter, Status
 from popshift.hw.packet import Frame, Space, State, Type
 
+_NOT_IN_WRITES = 0xCF00_0000
+"""Bits of an address that no WRITE has: spaces that do not exist, and unused ones."""
+LINK_ERRORS_MOST = 255
+"""The count of damaged frames stays there until a RESET."""
+_LENGTHS = {
+    **dict.fromkeys((Type.OPEN, Type.RESET, Type.STATUS, Type.COUNTERS, Type.CONTINUE), 0),
+    Type.RUN: packet.RUN.size,
+    Type.READ: 2,
+}
+"""Bytes of payload that a request must have; a WRITE may have more or fewer."""
+
 
 class MachineStopError(Exception):
     """Raised by a machine to stop with an error status at a program counter."""
@@ -53,23 +64,31 @@ class DeviceModel:
         self.counters = dict.fromkeys(Counter, 0)
         self._machine = machine or (lambda device: iter(()))
         self._busy_polls = busy_polls
-        self._reader = framing.FrameReader()
+        self._reader, self._forgotten = framing.FrameReader(), 0
         self._expected, self._session, self._opened = 0, 0, False
         self._refused: int | None = None
         self._reset()
 
     def _reset(self) -> None:
+        self._forgotten = self._reader.damaged
         self.state = State(Status.IDLE, 0, 0, 0, 0)
         self._run: Iterator[int] = iter(())
         self._polls = 0
 
     def receive(self, data: bytes) -> bytes:
-        answers = [self._take(frame) for frame in self._reader.feed(data)]
-        self.counters[Counter.LINK_ERRORS] = self._reader.damaged
-        return b"".join(framing.encode(answer) for answer in answers)
+        answers, (*frames, rest) = b"", data.split(b"\0")
+        for part in [*(frame + b"\0" for frame in frames), rest]:
+            answers += b"".join(framing.encode(self._take(frame)) for frame in self._reader.feed(part))
+            damaged = self._reader.damaged - self._forgotten
+            self.counters[Counter.LINK_ERRORS] = min(damaged, LINK_ERRORS_MOST)
+        return answers
 
     def _take(self, frame: Frame) -> Frame:
-        if frame.type == Type.OPEN and (frame.address != self._session or not self._opened):
+        if (
+            frame.type == Type.OPEN
+            and not frame.payload
+            and (frame.address != self._session or not self._opened)
+        ):
             self._opened = True
             self._session, self._expected, self._refused = frame.address, frame.sequence, None
         back = (self._expected - frame.sequence) % 256
@@ -83,19 +102,23 @@ class DeviceModel:
         if back and frame.sequence == self._refused:
             payload = None
         if payload is None:
-            self._refused = frame.sequence
+            self._refused = self._refused if back else frame.sequence
             return Frame(frame.sequence, packet.REFUSED | packet.ANSWER, frame.address)
         return Frame(frame.sequence, frame.type | packet.ANSWER, frame.address, payload)
 
     def _answer(self, frame: Frame, *, execute: bool) -> bytes | None:
         """None: refused. A repetition changes nothing, and what the machine does by then plays no part."""
         running = self.state.status == Status.RUNNING
+        if frame.type in _LENGTHS and len(frame.payload) != _LENGTHS[frame.type]:
+            return None
         match frame.type:
             case Type.OPEN | Type.RESET:
                 if execute and frame.type == Type.RESET:
                     self._reset()
                 return packet.IDENTITY.pack(*self.identity)
             case Type.WRITE:
+                if frame.address & _NOT_IN_WRITES:
+                    return None
                 if not execute:
                     return b""
                 return None if running else self._write(frame)
@@ -127,7 +150,7 @@ class DeviceModel:
             size = self.config.bank_mask_bytes
             mask = int.from_bytes(frame.payload[:size], "little")
             data = np.frombuffer(frame.payload[size:], np.int8)
-            if not len(data) or word + len(data) > self.config.activation_depth or mask >> self.config.rows:
+            if not len(data) or word + len(data) > self.config.activation_depth:
                 return None
             banks = [bank for bank in range(self.config.rows) if mask >> bank & 1]
             self.activations[banks, word : word + len(data)] = data
