@@ -66,7 +66,8 @@ class Admission(wiring.Component):
         m = Module()
         header = self.header
         expected, ahead = self.expected, Signal(packet.SEQUENCE_BITS)
-        session, opened, same_session = Signal(32), Signal(), Signal()
+        session, same_session = Signal(32), Signal()
+        opened = Signal()
         refused_sequence, any_refused, was_refused = Signal.like(expected), Signal(), Signal()
         opens, is_next, old, is_fresh, is_opening = Signal(), Signal(), Signal(), Signal(), Signal()
         sensible, allowed = self._sensible(m), self._allowed(m)
