@@ -11,7 +11,10 @@ from popshift.hw.errors import InputError
 
 # Models of yosys: (file below its share folder, modules; none: the whole file).
 _YOSYS = {
-    "ecp5": (("ecp5/common_sim.vh", ("LUT4", "LUT2", "TRELLIS_FF")), ("ecp5/ccu2c_sim.vh", ("CCU2C",))),
+    "ecp5": (
+        ("ecp5/common_sim.vh", ("LUT4", "LUT2", "TRELLIS_FF", "TRELLIS_DPR16X4")),
+        ("ecp5/ccu2c_sim.vh", ("CCU2C",)),
+    ),
     "ice40": (("ice40/cells_sim.v", ()),),
 }
 _OWN = {"ecp5": "ecp5.v"}

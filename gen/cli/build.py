@@ -28,7 +28,10 @@ def build(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Place and route with so many seeds; by default 1 for a board, 3 for a device."),
+        typer.Option(
+            help="Place and route with so many seeds; by default 3 for a device, for a board until one is "
+            "fast enough."
+        ),
     ] = None,
     clock: Annotated[
         float | None, typer.Option(help="Clock to aim for, in MHz; by default the configuration's.")
@@ -72,7 +75,7 @@ def build(
     chosen = load_config(config or target.configuration)
     if program is not None:
         program.require(chosen)
-    done = build_for_board(chosen, target, seeds=seeds or 1, clock_mhz=clock, minutes=minutes)
+    done = build_for_board(chosen, target, seeds=seeds, clock_mhz=clock, minutes=minutes)
     if not accept_slow:
         done.require_timing()
     files = write_products(done, target, output or _FOLDER, program=program)

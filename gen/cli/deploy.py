@@ -27,7 +27,9 @@ def deploy(
         typer.Option("--port", "-p", help="Its serial port, or tcp:HOST:PORT; by default found by USB."),
     ] = None,
     flash: Annotated[bool, typer.Option("--flash", help="Write the board's flash, too.")] = False,
-    seeds: Annotated[int, typer.Option(help="Place and route with so many seeds, if not built yet.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Place and route with so many seeds, as given to popshift build.")
+    ] = None,
     clock: Annotated[float | None, typer.Option(help="Clock in MHz, as given to popshift build.")] = None,
     skip_programming: Annotated[
         bool, typer.Option("--skip-programming", help="The board is programmed already: only identify it.")
@@ -88,7 +90,13 @@ def deploy(
 
 
 def _program(
-    board: "Board", config: "AcceleratorConfig", seeds: int, clock: float | None, flash: bool, *, quiet: bool
+    board: "Board",
+    config: "AcceleratorConfig",
+    seeds: int | None,
+    clock: float | None,
+    flash: bool,
+    *,
+    quiet: bool,
 ) -> None:
     from popshift.gen.implement.build import build_for_board
     from popshift.gen.implement.products import bitstream_file

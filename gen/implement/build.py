@@ -21,6 +21,7 @@ from popshift.hw.errors import InputError, PopshiftError, ToolError
 if TYPE_CHECKING:
     from popshift.boards import Board
 
+SEEDS_TRIED = 3
 _TOP = "board"
 # Flip-flops of an FPGA start as the configuration says, and the host can reset the machine: no reset pin, and
 # no net to every corner of the device.
@@ -171,18 +172,22 @@ def build_for_board(
     config: AcceleratorConfig,
     board: "Board",
     *,
-    seeds: int = 1,
+    seeds: int | None = None,
     clock_mhz: float | None = None,
     minutes: float | None = None,
 ) -> Build:
     """The same on a board: its clock, pins and lights, and the bitstream of the fastest seed.
+
+    Parameters
+    ----------
+    seeds: by default as many as it takes until one is as fast as wanted, at most `SEEDS_TRIED`.
 
     Raises
     ------
     InputError: as `build`, or a clock that the board cannot make.
     ToolError: as `build`, or the bitstream cannot be packed.
     """
-    wanted = _checked(config, seeds, clock_mhz, minutes)
+    wanted = _checked(config, 1 if seeds is None else seeds, clock_mhz, minutes)
     from popshift.boards.board import TOP
     from popshift.hw.emit import emit_verilog
 
@@ -197,7 +202,8 @@ def build_for_board(
         options=device.synthesis,
     )
     design = _Design(configured, netlist, pins.of_board(constraints, device.family))
-    done = _routed(design, device, range(1, seeds + 1), wanted, minutes)
+    tried = range(1, (seeds or SEEDS_TRIED) + 1)
+    done = _routed(design, device, tried, wanted, minutes, until_met=seeds is None)
     return dataclasses.replace(done, board=board.name, bitstream=pack(done.best, device))
 
 
@@ -221,6 +227,7 @@ def _routed(
     minutes: float | None,
     *,
     unit: str | None = None,
+    until_met: bool = False,
 ) -> Build:
     runs: list[Report] = []
     failures: dict[int, ToolError] = {}
@@ -235,6 +242,8 @@ def _routed(
                 board_pins=design.board_pins,
             )
             runs.append(report)
+            if until_met and report.slowest_mhz >= wanted:
+                break
         except ToolError as error:
             failures[seed] = error
     if not runs:
