@@ -8,6 +8,7 @@ from typing import Any
 
 from amaranth.build import Platform
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Signal
+from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 
 from popshift.boards.pll import Pll
@@ -125,7 +126,9 @@ class _Top(Elaboratable):
         oscillator = platform.request(platform.default_clk, dir="-")
         dividers = board.pll.dividers(self._oscillator_hz, self._config.clock_hz)
         clock, lock = board.pll.connect(m, oscillator, self._oscillator_hz, dividers)
-        hold, uart, busy = Signal(init=1), platform.request("uart", board.uart), Signal()
+        hold, busy = Signal(init=1), Signal()
+        uart = platform.request("uart", board.uart, dir="-")
+        m.submodules.rx, m.submodules.tx = rx, tx = io.Buffer("i", uart.rx), io.Buffer("o", uart.tx)
         m.d.comb += domain.clk.eq(clock)
         m.submodules.lock_synchroniser = FFSynchronizer(~lock, hold, init=1)
         m.submodules.accelerator = Instance(
@@ -133,11 +136,11 @@ class _Top(Elaboratable):
             i_clk=ClockSignal(),
             i_rst=Const(0),
             i_hold=hold,
-            i_rx=uart.rx.i,
-            o_tx=uart.tx.o,
+            i_rx=rx.i,
+            o_tx=tx.o,
             o_busy=busy,
         )
-        self._light(m, platform, ready=~hold, happens=busy | ~uart.rx.i | ~uart.tx.o)
+        self._light(m, platform, ready=~hold, happens=busy | ~rx.i | ~tx.o)
         return m
 
     def _light(self, m: Module, platform: Any, *, ready: Any, happens: Any) -> None:
@@ -148,7 +151,12 @@ class _Top(Elaboratable):
             m.d.sync += left.eq(-1)
         with m.Elif(active):
             m.d.sync += left.eq(left - 1)
-        lights = [platform.request(name, number).o for name, number in self._board.lights]
+        lights = []
+        for name, number in self._board.lights:
+            m.submodules[f"{name}_{number}"] = buffer = io.Buffer(
+                "o", platform.request(name, number, dir="-")
+            )
+            lights.append(buffer.o)
         if len(lights) == 1:
             m.d.comb += lights[0].eq(ready & ~active)
         else:
