@@ -7,15 +7,16 @@ BIN := $(VENV)/bin
 # Never ask pip to look for a newer pip, and keep its output short.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test lint unit results clean
+.PHONY: help setup demo test tools lint unit results clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     the main job from end to end on real data (creates .venv first)"
 	@echo "make test     lint and all tests"
 	@echo "make setup    .venv with the command .venv/bin/popshift"
+	@echo "make tools    place and route, and the loader of boards: popshift build, popshift deploy"
 	@echo "make lint     ruff and pyright;  make unit: the tests alone"
-	@echo "make results  measure again what docs/results.md reports (places and routes eight times)"
+	@echo "make results  measure again what docs/results.md reports (places and routes for hours)"
 	@echo "make clean    remove .venv and everything built"
 
 setup: $(VENV)/.installed-test
@@ -27,6 +28,8 @@ test: lint unit
 
 unit: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+tools: $(VENV)/.installed-build
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
@@ -43,9 +46,15 @@ results: setup $(VENV)/.installed-build
 	$(BIN)/popshift bench --smartdeal -c a16 --area --json > results/smartdeal-a16.json
 	$(BIN)/popshift bench --binary -c a16 --json > results/binary-a16.json
 	$(BIN)/popshift bench --training --json > results/binary-training.json
-	$(BIN)/popshift build ulx3s-12f --device lfe5u-25f --seeds 3 --json > results/build-ulx3s-12f.json
-	$(BIN)/popshift build icebreaker --device up5k --seeds 3 --json > results/build-icebreaker.json
-	$(BIN)/popshift build ulx3s-85f --device lfe5u-85f --seeds 1 --json > results/build-ulx3s-85f.json
+	$(BIN)/popshift bench --link -c tiny -c a16 --json > results/link.json
+	$(BIN)/popshift build --board icebreaker --seeds 3 --json -o results > results/build-icebreaker.json
+	$(BIN)/popshift build --board ulx3s-12f --seeds 3 --json -o results > results/build-ulx3s-12f.json
+	$(BIN)/popshift build --board ulx3s-85f --seeds 1 --json -o results > results/build-ulx3s-85f.json
+	$(BIN)/popshift build --board tangnano-20k --seeds 3 --json -o results > results/build-tangnano-20k.json
+	$(BIN)/popshift build --board tangnano-9k --json -o results > results/build-tangnano-9k.json
+	$(BIN)/popshift build --board orangecrab-25f --json -o results > results/build-orangecrab-25f.json
+	$(BIN)/popshift build --board colorlight-i5 --json -o results > results/build-colorlight-i5.json
+	$(BIN)/popshift build --board colorlight-i9 --json -o results > results/build-colorlight-i9.json
 	$(BIN)/popshift build shift512 --device lfe5u-85f --unit mesh --seeds 1 --json > results/build-shift512.json
 	$(BIN)/python -m popshift.gen.bench.document results docs/results.md
 

@@ -20,6 +20,7 @@ from popshift.gen.bench.tables import (
     binary_table,
     case_table,
     decomposition_table,
+    link_table,
     smartdeal_table,
     speed_table,
     split,
@@ -114,7 +115,8 @@ def _layers(records: Sequence[dict[str, Any]]) -> str:
 def _build(results: Results) -> str:
     columns = [
         "configuration",
-        "device",
+        "board or device",
+        "clock MHz",
         "Fmax MHz (median)",
         "by seed",
         "LUT",
@@ -129,7 +131,16 @@ def _build(results: Results) -> str:
         uses = [entry["median"][name] for name in ("lut", "ff", "block_ram", "dsp", "spram")]
         cells = ["-" if use is None else f"{use['used']:,} of {use['available']:,}" for use in uses]
         built = f"{entry['unit']} of {entry['config']}" if entry.get("unit") else entry["config"]
-        rows.append([built, entry["device"], f"{entry['fmax_mhz']:.1f}", seeds, *cells])
+        rows.append(
+            [
+                built,
+                entry["board"] or entry["device"],
+                f"{entry['clock_mhz']:g}",
+                f"{entry['fmax_mhz']:.1f}",
+                seeds,
+                *cells,
+            ]
+        )
     return _tools(list(results.values())) + markdown(Table("Builds", columns, rows))
 
 
@@ -155,9 +166,15 @@ def _binary(results: Results) -> str:
     return text
 
 
+def _link(results: Results) -> str:
+    records = split([record for entry in results.values() for record in entry])["link"]
+    return _tools(records) + markdown(link_table(records))
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "bench": _bench,
     "build": _build,
+    "link": _link,
     "decompose": _decompose,
     "smartdeal": _smartdeal,
     "binary": _binary,

@@ -156,6 +156,32 @@ def binary_table(records: Sequence[dict[str, Any]]) -> Table:
     return Table("Binary beside int8", columns, rows)
 
 
+def link_table(records: Sequence[dict[str, Any]]) -> Table:
+    """One row for each direction and rate of damaged frames."""
+    columns = [
+        "config",
+        "direction",
+        "damaged frames",
+        "payload bytes",
+        "bytes on the wire",
+        "share",
+        "repeated",
+    ]
+    rows = [
+        [
+            record["config"],
+            record["link"],
+            f"{100 * record['damaged']:g} %",
+            f"{record['payload_bytes']:,}",
+            f"{record['wire_bytes']:,}",
+            f"{100 * record['efficiency']:.1f} %",
+            f"{record['retransmissions']:,}",
+        ]
+        for record in records
+    ]
+    return Table("Link: payload of what crosses it", columns, rows)
+
+
 def training_table(record: dict[str, Any]) -> Table:
     """One row for each variant."""
 
@@ -194,9 +220,9 @@ def storage_table(records: Sequence[dict[str, Any]]) -> Table:
 
 def split(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Records by what they are of: ``smartdeal``, ``binary``, ``parts`` of a training, ``storage``,
-    ``decomposition``, or a ``case``.
+    ``decomposition``, the ``link``, or a ``case``.
     """
-    kinds = ("smartdeal", "binary", "parts", "storage", "decomposition", "case")
+    kinds = ("smartdeal", "binary", "parts", "storage", "decomposition", "link", "case")
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for record in records:
         found[next(kind for kind in found if kind in record)].append(record)
@@ -215,6 +241,7 @@ def show(records: Sequence[Any]) -> None:
     tables += [decomposition_table(record) for record in found["decomposition"]]
     tables += [smartdeal_table(found["smartdeal"]), binary_table(found["binary"])]
     tables += [storage_table(found["storage"]), *map(training_table, found["parts"])]
+    tables.append(link_table(found["link"]))
     for table in tables:
         if table.rows:
             print_table(*table)

@@ -69,6 +69,14 @@ def bench(
             "nothing else unless it is asked for.",
         ),
     ] = False,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Count the bytes that 64 KiB take on the link, without and with damaged frames; nothing "
+            "else unless it is asked for.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run standard cases: cycles, utilisation, stalls and memory traffic; every integer is compared."""
@@ -77,7 +85,7 @@ def bench(
     named = [name for name in named if not (area and name in FAMILIES)]
     chosen_configs = [load_config(name) for name in config or ["a16"]]
     no_array = (decompose or training) and not (cases or config or area or speed)
-    configs = [] if no_array or ((smartdeal or binary) and not named) else chosen_configs
+    configs = [] if no_array or ((smartdeal or binary or link) and not named) else chosen_configs
 
     from popshift.gen.bench.cases import choose
     from popshift.gen.bench.measure import run_cases
@@ -125,6 +133,10 @@ def bench(
         from popshift.gen.bench.training import resnet18_weights
 
         records += resnet18_weights()
+    if link:
+        from popshift.gen.bench.link import measure_link
+
+        records += [record for entry in chosen_configs for record in measure_link(entry, seed)]
     if training:
         from popshift.gen.bench.training import compare_training
 

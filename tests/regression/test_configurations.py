@@ -18,7 +18,8 @@ from popshift.sim.regression import NETLIST_VARIABLE
 
 MODULES = ("bench_memory", "bench_matrix", "bench_post", "bench_link", "bench_network")
 FEW_PASSES = 1_000
-"""Passes of the longest accumulation. `LONG_CONFIG` does as many as it can hold, which takes seconds."""
+"""Passes of the longest accumulation. `LONG_CONFIG` does as many as it can hold, which takes seconds (of a
+netlist, many minutes)."""
 LONG_CONFIG = "tiny"
 
 
@@ -37,7 +38,7 @@ def run(regression_config: AcceleratorConfig, regression_seed: int, tmp_path_fac
     in_sequence = sequences(config, of_matrix, regression_seed)
     parameters = {
         "config": config.to_dict(),
-        "passes": most if config.name == LONG_CONFIG else min(most, FEW_PASSES),
+        "passes": most if config.name == LONG_CONFIG and not family else min(most, FEW_PASSES),
         "images": save_cases(folder / "images.npz", [images(config, regression_seed)]),
         "matrix": save_cases(folder / "matrix.npz", of_matrix),
         "sequences": save_cases(folder / "sequences.npz", in_sequence),
