@@ -16,8 +16,6 @@ from popshift.hw.config import AcceleratorConfig
 
 TOP = "board"
 """Name of the top module."""
-LIGHT_SECONDS = 0.04
-"""How long a light stays as it is after something happened: shorter is not seen."""
 _CLOCKS_PER_BIT = 4
 """Fewest clocks of the accelerator in a bit of its UART."""
 _EVEN_FROM = 16
@@ -113,8 +111,8 @@ class _Top(Elaboratable):
     """The design on a board.
 
     The accelerator is an instance, since its Verilog is written once for a configuration, whatever the board.
-    It has no reset (flip-flops of an FPGA start as the design says); as long as the clock is not steady its
-    ``hold`` keeps the machine and the link still.
+    It has no reset: flip-flops of an FPGA start as the design says, and as long as its line rests every one
+    of them keeps its value. So the line rests until the clock is steady.
     """
 
     def __init__(self, board: Board, config: AcceleratorConfig, oscillator_hz: int) -> None:
@@ -126,31 +124,23 @@ class _Top(Elaboratable):
         oscillator = platform.request(platform.default_clk, dir="-")
         dividers = board.pll.dividers(self._oscillator_hz, self._config.clock_hz)
         clock, lock = board.pll.connect(m, oscillator, self._oscillator_hz, dividers)
-        hold, busy = Signal(init=1), Signal()
+        waiting, busy = Signal(init=1), Signal()
         uart = platform.request("uart", board.uart, dir="-")
         m.submodules.rx, m.submodules.tx = rx, tx = io.Buffer("i", uart.rx), io.Buffer("o", uart.tx)
         m.d.comb += domain.clk.eq(clock)
-        m.submodules.lock_synchroniser = FFSynchronizer(~lock, hold, init=1)
+        m.submodules.lock_synchroniser = FFSynchronizer(~lock, waiting, init=1)
         m.submodules.accelerator = Instance(
             "popshift",
             i_clk=ClockSignal(),
             i_rst=Const(0),
-            i_hold=hold,
-            i_rx=rx.i,
+            i_rx=rx.i | waiting,
             o_tx=tx.o,
             o_busy=busy,
         )
-        self._light(m, platform, ready=~hold, happens=busy | ~rx.i | ~tx.o)
+        self._light(m, platform, ready=~waiting, happens=busy | ~rx.i | ~tx.o)
         return m
 
     def _light(self, m: Module, platform: Any, *, ready: Any, happens: Any) -> None:
-        left = Signal(range(int(LIGHT_SECONDS * self._config.clock_hz)))
-        active = Signal()
-        m.d.sync += active.eq(left != 0)
-        with m.If(happens):
-            m.d.sync += left.eq(-1)
-        with m.Elif(active):
-            m.d.sync += left.eq(left - 1)
         lights = []
         for name, number in self._board.lights:
             m.submodules[f"{name}_{number}"] = buffer = io.Buffer(
@@ -158,6 +148,6 @@ class _Top(Elaboratable):
             )
             lights.append(buffer.o)
         if len(lights) == 1:
-            m.d.comb += lights[0].eq(ready & ~active)
+            m.d.comb += lights[0].eq(ready & ~happens)
         else:
-            m.d.comb += [lights[0].eq(ready), lights[1].eq(active)]
+            m.d.comb += [lights[0].eq(ready), lights[1].eq(happens)]

@@ -1,6 +1,6 @@
 """The whole accelerator: the core, the command unit and the link."""
 
-from amaranth.hdl import Const, Module, ResetInserter
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -8,7 +8,6 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.commands import CommandUnit
 from popshift.hw.core import HOST_READ_LATENCY, Core
 from popshift.hw.link.uart import Uart
-from popshift.hw.pipeline import registered
 from popshift.hw.tech.portable import Portable
 
 _TO_CORE = (
@@ -26,6 +25,7 @@ _TO_CORE = (
     "pause",
     "cycle_limit",
     "proceed",
+    "reset_machine",
 )
 _FROM_CORE = ("read_data", "status", "layer", "pc", "cycles", "counters")
 
@@ -36,8 +36,6 @@ class Accelerator(wiring.Component):
     Members
     -------
     rx, tx: the link: two byte streams (``link = "stream"``), or the two pins of a UART (``"uart"``).
-    hold: keeps link and machine still, from whatever state they are in, while the clock is not steady
-        (``"uart"`` only).
     busy: the machine runs or a frame is being worked on; a simulator of byte streams may sleep while it is 0.
     """
 
@@ -47,22 +45,20 @@ class Accelerator(wiring.Component):
         if config.link == "stream":
             members = {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8))}
         else:
-            members = {"rx": In(1, init=1), "tx": Out(1, init=1), "hold": In(1)}
+            members = {"rx": In(1, init=1), "tx": Out(1, init=1)}
         super().__init__({**members, "busy": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        commands = CommandUnit(config=config, read_latency=HOST_READ_LATENCY, technology=self._technology)
-        hold = registered(m, self.hold, "hold") if config.link == "uart" else Const(0)
-        m.submodules.commands = ResetInserter(hold)(commands)
+        m.submodules.commands = commands = CommandUnit(
+            config=config, read_latency=HOST_READ_LATENCY, technology=self._technology
+        )
         m.submodules.core = core = Core(config=config, technology=self._technology)
         m.d.comb += [getattr(core, name).eq(getattr(commands, name)) for name in _TO_CORE]
-        m.d.comb += core.reset_machine.eq(commands.reset_machine | hold)
         m.d.comb += [getattr(commands, name).eq(getattr(core, name)) for name in _FROM_CORE]
         if config.link == "uart":
-            uart = Uart(config=config)
-            m.submodules.uart = ResetInserter(hold)(uart)
+            m.submodules.uart = uart = Uart(config=config)
             m.d.comb += [uart.rx.eq(self.rx), self.tx.eq(uart.tx)]
             connect(m, uart.received, commands.rx)
             connect(m, commands.tx, uart.transmit)

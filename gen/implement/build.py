@@ -26,8 +26,8 @@ _TOP = "board"
 # Flip-flops of an FPGA start as the configuration says, and the host can reset the machine: no reset pin, and
 # no net to every corner of the device.
 _WHOLE = """
-module board(input clk, input hold, input rx, output tx, output busy);
-    popshift accelerator(.clk(clk), .rst(1'b0), .hold(hold), .rx(rx), .tx(tx), .busy(busy));
+module board(input clk, input rx, output tx, output busy);
+    popshift accelerator(.clk(clk), .rst(1'b0), .rx(rx), .tx(tx), .busy(busy));
 endmodule
 """
 _PART = """

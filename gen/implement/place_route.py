@@ -24,6 +24,9 @@ found an end had fewer than 30 by then."""
 CONSTRAINT_MARGIN = 1.05
 """nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted.
 """
+_SECONDS_PER_CELL = {"ecp5": 0.014, "ice40": 0.042, "gowin": 0.037}
+_NATIVE_IS_FASTER = 3
+"""Of LUTs and flip-flops, as the WebAssembly builds took on one core."""
 _ROUTED = {"ecp5": ("--textcfg", "routed.config"), "ice40": ("--asc", "routed.asc")}
 _ROUTED_GOWIN = ("--write", "routed.json")
 """How a family's nextpnr is asked for its result, and the file it becomes."""
@@ -156,8 +159,15 @@ def place_and_route(
 
     plan = [inspect.getsource(floor_plan), *device.multiplier_sites] if device.multiplier_sites else []
     key = digest(netlist.digest, path.name, version, " ".join(command), *placed.files.values(), *plan)
-    what = f"{device.name}, place and route with seed {seed}"
+    what = f"{device.name}, place and route with seed {seed} (about {_minutes(netlist, path)} min)"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
+
+
+def _minutes(netlist: Netlist, nextpnr: Path) -> int:
+    """How long it will take, by the size of the netlist; nobody should wait without knowing for what."""
+    cells = netlist.resources.lut4 + netlist.resources.ff
+    faster = 1 if nextpnr.name.startswith("yowasp") else _NATIVE_IS_FASTER
+    return max(1, round(cells * _SECONDS_PER_CELL[netlist.family] / faster / 60))
 
 
 def _hopeless(log: str) -> str | None:

@@ -79,7 +79,7 @@ def test_a_board_has_a_top_with_all_its_pins(name: str) -> None:
     text, constraints = found.describe(found.configure(load_config(found.configuration)), margin=1.05)
     assert re.search(rf"^module \\{TOP}$", text, re.MULTILINE)
     instance = text[text.index("cell \\popshift ") :].split("end\n", 1)[0]
-    assert {"clk", "rst", "hold", "rx", "tx", "busy"} <= set(re.findall(r"connect \\(\w+)", instance))
+    assert {"clk", "rst", "rx", "tx", "busy"} <= set(re.findall(r"connect \\(\w+)", instance))
     assert "EHXPLLL" in text or "SB_PLL40_PAD" in text or "rPLL" in text
     (file,) = constraints
     assert constraints[file].count("__io") >= 3 + len(found.lights)

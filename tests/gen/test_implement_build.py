@@ -37,6 +37,11 @@ module popshift(input clk, input rst, input rx, output reg tx);
 endmodule
 """
 
+# With the ports of the accelerator.
+WHOLE = MULTIPLY.replace("input rx, output reg tx", "input rx, output reg tx, output busy").replace(
+    "reg [15:0] operands;", "reg [15:0] operands; assign busy = rx;"
+)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory):
@@ -258,9 +263,9 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
 
     def emit(config, *, technology):
         asked.append((config.link, technology))
-        return MULTIPLY
+        return WHOLE
 
-    def place(netlist, device, *, seed, clock_mhz, minutes):
+    def place(netlist, device, *, seed, clock_mhz, minutes, board_pins=None):
         assert minutes == 120
         if seed == 3:
             raise ToolError("no way through", where="router")
@@ -292,10 +297,10 @@ def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch)
 
 
 def test_build_without_any_routed_seed_fails_with_the_size_of_the_netlist(monkeypatch):
-    def place(netlist, device, *, seed, clock_mhz, minutes):
+    def place(netlist, device, *, seed, clock_mhz, minutes, board_pins=None):
         raise ToolError(f"seed {seed}: no way through", where="router", remedy="try again")
 
-    monkeypatch.setattr("popshift.hw.emit.emit_verilog", lambda config, *, technology: MULTIPLY)
+    monkeypatch.setattr("popshift.hw.emit.emit_verilog", lambda config, *, technology: WHOLE)
     monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
     done = CliRunner().invoke(app, ["build", "tiny", "--device", "up5k"])
     assert done.exit_code == 3
@@ -332,11 +337,11 @@ def test_build_of_a_unit(monkeypatch):
     """Its ports are those of the accelerator, so that pins and reset are the same."""
     placed = []
 
-    def place(netlist, device, *, seed, clock_mhz, minutes):
+    def place(netlist, device, *, seed, clock_mhz, minutes, board_pins=None):
         placed.append(json.loads(netlist.path.read_text())["modules"][netlist.top]["ports"])
         return Report(
             device=device.name, seed=seed, clock_mhz=clock_mhz, fmax_mhz={"clk": 50.0}, lut=None, ff=None,
-            block_ram=None, dsp=None, spram=None, cells={}, critical_path=[], seconds=1.0, log="",
+            block_ram=None, dsp=None, spram=None, cells={}, critical_path=[], seconds=1.0, log="", routed="",
         )  # fmt: skip
 
     monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
