@@ -1,5 +1,6 @@
 """Cases for the matrix unit, and what PyTorch says the accumulators must hold."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from popshift.hw.isa import Kind
 WORDS = 128
 """Words of the activation memory in use."""
 LARGEST_OFFSET = 40
+LONGEST_ROW = 32
+"""Pixels; a power of two, as depths of accumulators are."""
 IMAGES = ("random", "corners", "lowest")
 """Contents of the activation memory: any byte; -128 and 127; -128 only."""
 LEVELS = np.array([0, *(sign << power for power in range(7) for sign in (1, -1))])
@@ -94,7 +97,10 @@ def _corner_shapes(config: AcceleratorConfig, kind: Kind) -> list[dict[str, Any]
         {"x_count": config.rows + more, "k_tiles": 3, "n_tiles": 2, "longest_delay": 0} for more in range(6)
     ]
     few = [{"x_count": x, "k_tiles": 5, "n_tiles": 1, "longest_delay": 0} for x in range(2, 6)]
-    whole = {"x_count": config.accumulator_depth, "k_tiles": 2, "n_tiles": 3, "longest_delay": 0}
+    # All of a half, in rows that lie on each other if its pixels would not lie within the words in use.
+    width = math.gcd(config.accumulator_depth, LONGEST_ROW)
+    whole = {"x_count": width, "y_count": config.accumulator_depth // width, "y_step": 1 - width}
+    whole |= {"k_tiles": 2, "n_tiles": 3, "longest_delay": 0}
     if kind is Kind.XNOR:
         common["on"] = 0.7
     return [common | case for case in (*single, *overhead, *few, whole)]
