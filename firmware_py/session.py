@@ -19,6 +19,8 @@ from popshift.hw.errors import DeviceError, InputError
 from popshift.hw.isa import COUNTER_BITS, Counter, Status
 from popshift.hw.packet import Identity, Space, State, Type
 
+NO_SIGNATURE = 0
+"""What a device says whose configuration has none: it is always loaded."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.0005, 0.02
 _STATUS: Request = (Type.STATUS, 0, b"")
 
@@ -227,7 +229,7 @@ class Accelerator:
             self._resident = None
             with TransferBar(f"loading {program.name} (blocks)", len(requests), enabled=progress) as bar:
                 self.link.submit_many(requests, bar.update)
-            if self.state().signature != self._signatures[index]:
+            if self.state().signature not in (self._signatures[index], NO_SIGNATURE):
                 raise DeviceError(
                     "the device's memories do not hold what was sent",
                     where=f"{self.link.name}, program {program.name}",

@@ -46,7 +46,7 @@ accelerator built before does not run programs compiled after it.
 
 # Fields that change what a program means or how long it takes; the others (name, clock, link, which
 # multipliers) may differ between the configuration a program was compiled for and the one that runs it.
-_NOT_IN_DIGEST = ("name", "dsp_multipliers", "clock_hz", "link", "baud", "link_fifo_depth")
+_NOT_IN_DIGEST = ("name", "dsp_multipliers", "signature", "clock_hz", "link", "baud", "link_fifo_depth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +82,8 @@ class AcceleratorConfig:
         as any other layer, on one row for each channel. Needs 3 rows, and tiles no wider than high.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
     performance_counters: build the stall counters (the cycle counter is always there).
+    signature: keep a signature of what was loaded, so that who comes back need not load it again; without it
+        every session loads.
     link: ``uart`` or ``stream`` (bare byte stream, for simulation and for embedding).
     baud: of the UART.
     link_fifo_depth: bytes the device can take while it is busy answering.
@@ -110,6 +112,7 @@ class AcceleratorConfig:
     window_depth: int = 0
     requantise: Requantise = Requantise.EXACT
     performance_counters: bool = True
+    signature: bool = True
     link: str = "stream"
     baud: int = 3_000_000
     link_fifo_depth: int = 512

@@ -228,7 +228,8 @@ class CommandUnit(wiring.Component):
         ]
         with m.If(self._up | self._down | word_arrived):
             m.d.sync += self._offset.eq(self._offset + Mux(self._up, 1, -1))
-        self._sign(m, fetched & is_data & ~self._is_activation)
+        if self._config.signature:
+            self._sign(m, fetched & is_data & ~self._is_activation)
         word = self._answer_word(m)
         with m.If(self._load):
             m.d.sync += shifter[:32].eq(Cat(word.word_select(index, 8) for index in reversed(range(4))))

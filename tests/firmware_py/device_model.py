@@ -59,7 +59,7 @@ class DeviceModel:
         }
         self.identity = packet.identity(config)
         self.executed: list[Frame] = []
-        self.signature = 0
+        self.signature, self.signs = 0, config.signature
         self.last_run = packet.Run(0, 0, 0)
         self.counters = dict.fromkeys(Counter, 0)
         self._machine = machine or (lambda device: iter(()))
@@ -139,7 +139,7 @@ class DeviceModel:
                 return b""
             case Type.STATUS:
                 self._poll()
-                return packet.STATE.pack(*self.state._replace(signature=self.signature))
+                return packet.STATE.pack(*self.state._replace(signature=self.signature * self.signs))
             case Type.COUNTERS:
                 return packet.COUNTERS.pack(*self.counters.values())
         return None

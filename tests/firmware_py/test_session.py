@@ -219,6 +219,21 @@ def test_who_comes_back_loads_only_what_the_device_has_lost() -> None:
         np.testing.assert_array_equal(board.run(images(1))["dense_out"][0], expected)
 
 
+def test_a_device_without_a_signature_is_loaded_by_every_session() -> None:
+    program = example_program()
+    device = DeviceModel(program.config, example_machine(program))
+    device.signs = False
+    expected = expected_tensors(program, images(1)[0])["dense_out"]
+    counts = []
+    for _ in range(2):
+        before = requests(device, Type.WRITE)
+        board = Accelerator(ModelTransport(device))
+        board.load(program)
+        counts.append(requests(device, Type.WRITE) - before)
+        np.testing.assert_array_equal(board.run(images(1))["dense_out"][0], expected)
+    assert counts[0] == counts[1] > 0
+
+
 def test_a_device_that_does_not_hold_what_it_was_sent_is_refused() -> None:
     program = example_program()
     board, device = accelerator(program)
