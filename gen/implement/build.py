@@ -21,7 +21,7 @@ from popshift.hw.errors import InputError, PopshiftError, ToolError
 if TYPE_CHECKING:
     from popshift.boards import Board
 
-SEEDS_TRIED = 3
+SEEDS_TRIED = 5
 _TOP = "board"
 # Flip-flops of an FPGA start as the configuration says, and the host can reset the machine: no reset pin, and
 # no net to every corner of the device.

@@ -27,6 +27,10 @@ CONSTRAINT_MARGIN = 1.05
 _SECONDS_PER_CELL = {"ecp5": 0.014, "ice40": 0.042, "gowin": 0.037}
 _NATIVE_IS_FASTER = 3
 """Of LUTs and flip-flops, as the WebAssembly builds took on one core."""
+_SILENT_MINUTES = {"ice40": 3.0}
+"""nextpnr's placer tells of each of its turns, which take seconds; in a nearly full iCE40 one can go on for
+ever (the legaliser moves cells at random until they fit).
+"""
 _ROUTED = {"ecp5": ("--textcfg", "routed.config"), "ice40": ("--asc", "routed.asc")}
 _ROUTED_GOWIN = ("--write", "routed.json")
 """How a family's nextpnr is asked for its result, and the file it becomes."""
@@ -153,6 +157,7 @@ def place_and_route(
             cwd=folder,
             minutes=minutes,
             hopeless=_hopeless,
+            silent_minutes=_SILENT_MINUTES.get(device.family),
         )
         copy.unlink()
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")

@@ -148,6 +148,7 @@ def run(
     text: str = "",
     minutes: float | None = None,
     hopeless: Callable[[str], str | None] = lambda log: None,
+    silent_minutes: float | None = None,
 ) -> None:
     """Run a tool with all it prints in `log`; `text` goes to its standard input.
 
@@ -158,7 +159,7 @@ def run(
     Raises
     ------
     ToolError: it did not start, it failed (the message carries the last error line of the log), it took more
-        than `minutes`, or there was no hope.
+        than `minutes`, was silent for `silent_minutes`, or there was no hope.
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     with log.open("w", encoding="utf-8") as output:
@@ -178,6 +179,7 @@ def run(
             ) from error
         with process:
             given: str | None = text
+            told, since = 0, time.monotonic()
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.communicate(given, timeout=max(0.0, min(_LOOK_SECONDS, end - time.monotonic())))
@@ -186,6 +188,10 @@ def run(
                 what, remedy = hopeless(log.read_text(encoding="utf-8", errors="replace")), "try another seed"
                 if time.monotonic() >= end:
                     what, remedy = f"given up after {minutes:g} minutes", "allow more minutes"
+                if log.stat().st_size != told:
+                    told, since = log.stat().st_size, time.monotonic()
+                elif silent_minutes is not None and time.monotonic() - since > 60 * silent_minutes:
+                    what, remedy = f"it has told nothing for {silent_minutes:g} minutes", "try another seed"
                 if what is not None:
                     process.kill()
                     raise ToolError(f"{task}: {what}", where=_keep(log), remedy=remedy)

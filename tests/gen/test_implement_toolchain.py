@@ -57,6 +57,15 @@ def test_a_failed_tool_is_told_by_its_last_error_and_its_log_is_kept(tmp_path):
         assert kept.read() == "ERROR: first\nERROR: no such port\nbye\n"
 
 
+def test_a_tool_that_falls_silent_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain, "_LOOK_SECONDS", 0.1)
+    command = executable(tmp_path, "tool", "echo begun; exec sleep 60")
+    started = time.monotonic()
+    with pytest.raises(ToolError, match=r"waiting: it has told nothing for 0\.01 minutes; try another seed"):
+        run([command], task="waiting", log=tmp_path / "tool.log", cwd=tmp_path, silent_minutes=0.01)
+    assert time.monotonic() - started < 30
+
+
 def test_a_tool_that_cannot_start_is_a_tool_error(tmp_path):
     with pytest.raises(ToolError, match="cannot start"):
         run([tmp_path / "absent"], task="synthesis", log=tmp_path / "tool.log", cwd=tmp_path)
