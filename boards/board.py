@@ -119,10 +119,11 @@ class _Top(Elaboratable):
         self._board, self._config, self._oscillator_hz = board, config, oscillator_hz
 
     def elaborate(self, platform: Any) -> Module:
-        m, board = Module(), self._board
+        board = self._board
+        dividers = board.pll.dividers(self._oscillator_hz, self._config.clock_hz)
+        m = Module()
         m.domains.sync = domain = ClockDomain(reset_less=True)
         oscillator = platform.request(platform.default_clk, dir="-")
-        dividers = board.pll.dividers(self._oscillator_hz, self._config.clock_hz)
         clock, lock = board.pll.connect(m, oscillator, self._oscillator_hz, dividers)
         waiting, busy = Signal(init=1), Signal()
         uart = platform.request("uart", board.uart, dir="-")

@@ -52,6 +52,12 @@ class DeviceError(PopshiftError):
     """The device (or its simulation) is silent, answers wrongly, or stopped a program with an error."""
 
 
+class NoDeviceError(DeviceError):
+    """There is no such device, or no port that leads to it."""
+
+    exit_status = EXIT_ENVIRONMENT
+
+
 class ToolError(PopshiftError):
     """An external tool or library is missing or failed."""
 

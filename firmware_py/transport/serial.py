@@ -1,10 +1,11 @@
 """A serial port (USB UART) as a transport, through pyserial."""
 
+import errno
 import os
 from types import ModuleType
 from typing import Any
 
-from popshift.hw.errors import DeviceError, ToolError
+from popshift.hw.errors import DeviceError, NoDeviceError, ToolError
 
 BITS_PER_BYTE = 10  # 8N1: a start bit, eight data bits, a stop bit
 WRITE_TIMEOUT = 5.0
@@ -62,7 +63,8 @@ class SerialTransport:
             self._port = serial.Serial(port, baud, write_timeout=patience, exclusive=True)
             self._port.reset_input_buffer()
         except (serial.SerialException, OSError, ValueError) as error:
-            raise DeviceError(
+            missing = getattr(error, "errno", None) == errno.ENOENT
+            raise (NoDeviceError if missing else DeviceError)(
                 f"cannot open the serial port ({_reason(error)})", where=port, remedy=_remedy(error)
             ) from error
 

@@ -57,8 +57,12 @@ def build(
 
     Several seeds: the fastest is kept, the median reported. Results are cached by content.
     """
-    if (board is None) == (device is None):
+    if board is not None and device is not None:
+        raise InputError("--board and --device together", remedy="give one of them: a board has its device")
+    if board is None and device is None:
         raise InputError("say what to build for", remedy="give --board (or --device for figures alone)")
+    if board is None and network is not None:
+        raise InputError("--network needs a board", remedy="give --board")
     if board is None:
         _on_device(config, str(device), seeds, clock, minutes, unit, as_json)
         return

@@ -46,7 +46,7 @@ def deploy(
     from popshift.boards import BOARDS
     from popshift.boards import board as board_named
     from popshift.firmware_py.program import Program
-    from popshift.gen.deploy import describe, identify
+    from popshift.gen.deploy import describe, find_port, identify
     from popshift.hw.config import load_config
 
     if board is None:
@@ -61,6 +61,10 @@ def deploy(
     hz = None if clock is None else round(clock * 1e6)
     built = target.configure(chosen, clock_hz=hz)
     if not skip_programming:
+        if port is not None and port.startswith("sim:"):
+            raise InputError("a simulated board cannot be programmed", remedy="give --skip-programming")
+        if target.dfu is None:  # before minutes of place and route; a bootloader has no serial port
+            port = find_port(target, port)
         _program(target, chosen, seeds, clock, flash, quiet=as_json)
     found = identify(target, built, port)
     values: dict[str, Any] = {

@@ -193,9 +193,10 @@ def build_for_board(
 
     device = device_named(board.device)
     configured = board.configure(config, clock_hz=round(wanted * 1e6))
+    source = emit_verilog(configured, technology=device.family)
     wrapper, constraints = board.describe(configured, margin=CONSTRAINT_MARGIN)
     netlist = synthesise(
-        emit_verilog(configured, technology=device.family),
+        source,
         wrapper=wrapper,
         family=device.family,
         top=TOP,

@@ -125,6 +125,16 @@ def test_what_can_be_told_before_anything_is_tried():
     assert missing.exit_code == 2 and "give --board: ulx3s-12f, ulx3s-85f" in missing.output
     alone = invoke("deploy", "--board", "icebreaker", "--program", "x.pop")
     assert alone.exit_code == 2 and "give --check, too" in alone.output
+    simulated = invoke("deploy", "--board", "icebreaker", "--port", "sim:icebreaker")
+    assert simulated.exit_code == 2 and "a simulated board cannot be programmed" in simulated.output
+    absent = invoke("deploy", "--board", "icebreaker")
+    assert absent.exit_code == 3 and "its serial port (0403:6010 on USB) was not found" in absent.output
+    gone = invoke("deploy", "--board", "icebreaker", "--skip-programming", "--port", "/dev/none")
+    assert gone.exit_code == 3 and "cannot open the serial port" in gone.output
+    both = invoke("build", "--board", "icebreaker", "--device", "up5k")
+    assert both.exit_code == 2 and "a board has its device" in both.output
+    clock = invoke("build", "--board", "icebreaker", "--clock", "13.37")
+    assert clock.exit_code == 2 and clock.output.count("\n") == 1
     unknown = invoke("build", "--board", "ulx4s")
     assert unknown.exit_code == 2 and "unknown board" in unknown.output
     nothing = invoke("build", "tiny")
