@@ -50,12 +50,14 @@ class Family:
     second_part: label of the pass at which the hierarchy is resolved and nothing is flattened yet.
     options: for a device of the family when none is named.
     counts: (pattern of cell types, resources it adds); the first match counts.
+    flip_flops: a pass on flip-flops before the family's own.
     """
 
     command: str
     second_part: str
     options: tuple[str, ...]
     counts: tuple[tuple[str, Mapping[str, int]], ...]
+    flip_flops: str = ""
 
 
 # -nowidelut and booth decide the area of multipliers and popcounts (docs/decisions.md). Multipliers that
@@ -87,6 +89,9 @@ FAMILIES = {
             (r"SB_MAC16", {"dsp": 1}),
             (r"SB_SPRAM256KA", {"spram": 1}),
         ),
+        # The eight cells of a tile share one reset, too: resets of a few flip-flops become logic.
+        "dfflegalize -cell $_DFF_?_ 0 -cell $_DFFE_?P_ 0 -cell $_DFF_?P?_ 0 -cell $_DFFE_?P?P_ 0 "
+        "-cell $_SDFF_?P?_ 0 -cell $_SDFFCE_?P?P_ 0 -mince 5 -minsrst 6",
     ),
     "gowin": Family(
         "synth_gowin -nowidelut -nodsp",
@@ -207,7 +212,9 @@ def _script(family: Family, top: str, options: tuple[str, ...], language: str, *
         "proc",
         "opt",
         "booth",
-        f"{synthesis} -run {family.second_part}:map_luts",
+        f"{synthesis} -run {family.second_part}:map_ffs",
+        *([family.flip_flops] if family.flip_flops else []),
+        f"{synthesis} -run map_ffs:map_luts",
         # abc9 can give a bit of one wire the name of another (Yosys issue 4451); single bits cannot clash.
         "splitnets",
         f"{synthesis} -run map_luts:",
