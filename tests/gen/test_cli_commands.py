@@ -271,7 +271,7 @@ def test_simulate_without_the_network_says_that_nothing_was_compared(folder: Pat
 
 @pytest.mark.parametrize("command", ["simulate", "bench"])
 def test_an_unknown_level_is_refused_with_those_that_exist(command):
-    done = popshift(command, "conv64", "-i" if command == "simulate" else "-c", "tiny", "--level", "netlist")
+    done = popshift(command, "conv64", "-i" if command == "simulate" else "-c", "tiny", "--level", "silicon")
     assert done.exit_code == 2 and "'isa'" in done.stderr and "'rtl'" in done.stderr
 
 
@@ -303,7 +303,7 @@ def test_run_on_a_simulated_board(program):
         (("simulate", "net.pop", "-i", "x.npy", "-c", "a8"), 2, "not for configuration a8"),
         (("simulate", "x.npy", "-i", "x.npy"), 2, "x.npy: "),
         (("simulate", "cut.pop", "-i", "x.npy"), 2, "cut.pop: truncated"),
-        (("run", "net.pop", "-p", "/dev/tty-none", "-i", "x.npy"), 1, "cannot open the serial port"),
+        (("run", "net.pop", "-p", "/dev/tty-none", "-i", "x.npy"), 3, "cannot open the serial port"),
         (("run", "net.pop", "-p", "tcp:127.0.0.1:1", "-i", "x.npy"), 1, "cannot connect"),
         (("run", "net.pop", "-p", "foo", "-i", "x.npy"), 2, "foo: unknown port; use sim:, tcp:HOST:PORT or"),
         (("run", "net.pop", "-p", "usb:1", "-i", "x.npy"), 2, "no transport is called 'usb'"),
@@ -383,7 +383,7 @@ def test_test_refuses_what_it_cannot_run(monkeypatch: pytest.MonkeyPatch, folder
 def test_test_reports_what_failed(monkeypatch: pytest.MonkeyPatch):
     calls = []
 
-    def run(configs, *, seed, select, show):
+    def run(configs, *, seed, select, netlist, show):
         calls.append((configs, seed, select, show))
         return regression.RegressionResult(
             passed=("a::b",),
