@@ -435,10 +435,10 @@ def test_builds_become_a_table(tmp_path):
     use = {"used": 1200, "available": 24288}
     median = {"lut": use, "ff": use, "block_ram": use, "dsp": use, "spram": None}
     build = {"config": "c", "device": "d", "fmax_mhz": 101.26, "fmax_mhz_by_seed": {"1": 99.0, "2": 101.26}}
-    build |= {"tools": {"pyosys": "0.70"}, "config_digest": "12ab"}
+    build |= {"tools": {"pyosys": "0.70"}, "config_digest": "12ab", "board": "b", "clock_mhz": 100.0}
     (tmp_path / "build-c.json").write_text(json.dumps({**build, "median": median}))
     assert document.write(tmp_path, path) == ["build"]
-    assert "| c | d | 101.3 | 1: 99.0, 2: 101.3 | 1,200 of 24,288 |" in path.read_text()
+    assert "| c | b | 100 | 101.3 | 1: 99.0, 2: 101.3 | 1,200 of 24,288 |" in path.read_text()
     assert "pyosys 0.70.\n\nConfigurations: c (digest 12ab)." in path.read_text()
 
 
