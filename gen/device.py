@@ -14,6 +14,11 @@ _SIMULATED = "sim:"
 _OTHER_SCHEMES = ("sim:", "tcp:")
 
 
+def is_serial(url: str) -> bool:
+    """Whether a device is on a serial port, which has a speed."""
+    return not url.startswith(_OTHER_SCHEMES)
+
+
 def open_device(
     url: str, *, config: AcceleratorConfig | str | Path | None = None, baud: int | None = None
 ) -> Accelerator:
@@ -38,7 +43,7 @@ def open_device(
     if url.startswith(_SIMULATED):
         importlib.import_module("popshift.sim.board")  # registers the scheme
         options = {"config": config}
-    if not url.startswith(_OTHER_SCHEMES):
+    if is_serial(url):
         if baud is None and config is not None:
             baud = config.baud
         options = {} if baud is None else {"baud": baud}

@@ -47,6 +47,7 @@ def deploy(
     from popshift.boards import board as board_named
     from popshift.firmware_py.program import Program
     from popshift.gen.deploy import describe, find_port, identify
+    from popshift.gen.device import is_serial
     from popshift.hw.config import load_config
 
     if board is None:
@@ -76,9 +77,8 @@ def deploy(
         "programmed": not skip_programming,
     }
     if not as_json:
-        typer.echo(
-            f"{target.title} answers on {found.port} at {built.baud:,} baud: {describe(found.identity)}"
-        )
+        speed = f" at {built.baud:,} baud" if is_serial(found.port) else ""
+        typer.echo(f"{found.port} answers{speed}: {describe(found.identity)}")
     good = True
     if check:
         findings, difference = _check(built, found.port, loaded, quiet=as_json)

@@ -96,11 +96,11 @@ def _of_board(
     """Port and speed of a board that `popshift deploy` has programmed, where they are not given."""
     from popshift.boards import board as board_named
     from popshift.gen.deploy import find_port
+    from popshift.gen.device import is_serial
 
     board = board_named(name)
     found = find_port(board, port)
-    on_wire = "/" in found or not found.startswith(("sim:", "tcp:"))
-    return found, (baud or board.configure(config).baud) if on_wire else baud
+    return found, baud or board.configure(config).baud if is_serial(found) else baud
 
 
 def _pairs(values: dict[str, int]) -> str:

@@ -31,8 +31,11 @@ _SILENT_MINUTES = {"ice40": 3.0}
 """nextpnr's placer tells of each of its turns, which take seconds; in a nearly full iCE40 one can go on for
 ever (the legaliser moves cells at random until they fit).
 """
-_ROUTED = {"ecp5": ("--textcfg", "routed.config"), "ice40": ("--asc", "routed.asc")}
-_ROUTED_GOWIN = ("--write", "routed.json")
+_ROUTED = {
+    "ecp5": ("--textcfg", "routed.config"),
+    "ice40": ("--asc", "routed.asc"),
+    "gowin": ("--write", "routed.json"),
+}
 """How a family's nextpnr is asked for its result, and the file it becomes."""
 
 
@@ -137,7 +140,7 @@ def place_and_route(
     tool = NEXTPNR[device.family]
     constraint = clock_mhz * CONSTRAINT_MARGIN
     placed = board_pins or pins.anywhere(netlist, device, constraint)
-    result = _ROUTED.get(device.family, _ROUTED_GOWIN)
+    result = _ROUTED[device.family]
     command = [*device.nextpnr, *placed.arguments, *result, "--seed", str(seed)]
     command += ["--freq", f"{constraint:.3f}"]
     path, version = tool.require(), tool.version or "unknown"
@@ -234,7 +237,7 @@ def _read(folder: Path, device: Device, seed: int, clock_mhz: float) -> Report:
         critical_path=timing.critical_path(report),
         seconds=float((folder / "seconds").read_text(encoding="utf-8")),
         log=str(folder / "nextpnr.log"),
-        routed=str(folder / _ROUTED.get(device.family, _ROUTED_GOWIN)[1]),
+        routed=str(folder / _ROUTED[device.family][1]),
     )
 
 
