@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.hw import isa, numerics
-from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, BINARY_OFFSET_BITS, OFFSET_BITS, PAIR, AcceleratorConfig
 from popshift.hw.numerics import BASIS_SIZE, CODE_BITS
 
 _HEAD = ADDRESS_BITS // 8
@@ -107,6 +107,8 @@ def passes(item: isa.Instruction, config: AcceleratorConfig, words: NDArray[np.u
             weights = words[:, _HEAD : _HEAD + config.cols].view(np.int8)
         weights = weights.astype(np.int16)
         offsets = (heads & offset_mask).reshape(-1, config.rows)
+        if config.paired_banks:
+            offsets = np.repeat(offsets[:, ::PAIR], PAIR, axis=1)
         weights = weights.reshape(*offsets.shape, *weights.shape[1:])
         return [Tile(*tile) for tile in zip(offsets, weights, strict=True)]
     found: list[Tile] = []

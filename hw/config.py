@@ -30,6 +30,9 @@ WORD_ADDRESS_BITS = 24
 OFFSET_BITS = 14
 """Of a row's address offset in a word of SmartDeal coefficients; two more bits name a column of the basis."""
 
+PAIR = 2
+"""Rows whose banks are one memory, with `paired_banks`."""
+
 ACCUMULATOR_WIDTHS = (24, 32)
 """Narrowest and widest accumulators."""
 
@@ -71,13 +74,16 @@ class AcceleratorConfig:
     parameter_depth: words of the parameter memory; a word is bias, multiplier and shift of `post_lanes`
         channels.
     program_depth: 32-bit words of the program memory.
-    accumulator_depth: output pixels in each of the two accumulator halves.
+    accumulator_depth: output pixels in each of the two accumulator halves; with `paired_banks` there is one.
     accumulator_width: bits of a sum, 24 .. 32; the compiler refuses a layer that could exceed them. Sums of
         shift PEs use 24 of them.
     post_lanes: output channels requantised per cycle; divides rows and cols.
     pool_window: most taps of a pooling window, a power of two.
     residual: the post unit can add a tensor to what it writes; needs memories that can be read through the
         port they are written through (not on iCE40).
+    paired_banks: banks are pairs in memories of 16 bits with one port (iCE40's SPRAM): the rows of a pair
+        read at one address, and nothing is read while results are written. Needs even numbers of rows,
+        columns and tile_rows, ``mul`` PEs only, rebuild and residual = false, window_depth = 0.
     window_depth: longest line, in pixels, of which depthwise layers keep windows, a power of two; 0: they run
         as any other layer, on one row for each channel. Needs 3 rows, and tiles no wider than high.
     requantise: ``exact`` (TFLite-Micro's double rounding) or ``compact`` (16-bit multiplier, one rounding).
@@ -109,6 +115,7 @@ class AcceleratorConfig:
     post_lanes: int = 1
     pool_window: int = POOL_WINDOW_MAX
     residual: bool = True
+    paired_banks: bool = False
     window_depth: int = 0
     requantise: Requantise = Requantise.EXACT
     performance_counters: bool = True
@@ -162,6 +169,11 @@ class AcceleratorConfig:
             if self.rows < 3 or self.tile_cols > self.tile_rows or "mul" not in self.pe_kinds:
                 remedy = "set it to 0"
                 self._refuse("window_depth", "needs mul PEs, 3 rows, and tile_cols <= tile_rows", remedy)
+        if self.paired_banks:
+            odd = [name for name in ("rows", "cols", "tile_rows") if getattr(self, name) % 2]
+            if odd or self.pe_kinds != ("mul",) or self.rebuild or self.residual or self.window_depth:
+                needs = "needs even rows, cols and tile_rows, mul PEs only, and neither rebuild, residual nor"
+                self._refuse("paired_banks", f"{needs} window_depth", "set it to false")
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")
@@ -251,6 +263,11 @@ class AcceleratorConfig:
     def weight_bits(self) -> int:
         """Of a weight of the ``mul`` PEs."""
         return numerics.REBUILT_BITS if self.rebuild else numerics.WEIGHT_BITS
+
+    @property
+    def accumulator_halves(self) -> int:
+        """Two, one drained while the other is filled; with `paired_banks` nothing is filled meanwhile."""
+        return 1 if self.paired_banks else 2
 
     @property
     def psum_bits(self) -> int:

@@ -106,6 +106,7 @@ class Core(wiring.Component):
             post.outside_parameters,
             matrix.overfull | post.overfull,
         )
+        config = self._config
         halves_busy = matrix.busy_halves != 0
         others_done = ~halves_busy & post.idle & channel.idle
         m.d.sync += [
@@ -121,6 +122,12 @@ class Core(wiring.Component):
             counters.running.eq(sequencer.running),
             self.counters.eq(counters.values),
         ]
+        if config.paired_banks:
+            m.d.comb += [
+                matrix.writing.eq(post.committed),
+                post.reading.eq(matrix.reading),
+                channel.written.eq(post.write_soon),
+            ]
         events = {
             Counter.MATRIX: matrix.streaming,
             Counter.CHANNEL: channel.reading,

@@ -5,6 +5,7 @@ over, a pass starts, an accumulator half is full or free, a window is finished) 
 between in closed form.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ from popshift.hw.matrix.unit import last_to_full
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.post.control import RELEASE_LATENCY
 from popshift.hw.post.sums import SUM_LATENCY, SUM_PERIOD
-from popshift.hw.post.unit import longest_flight
+from popshift.hw.post.unit import WRITE_TO_READ, issue_to_write, longest_flight
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
 """Cycles from the sequencer's last state of an instruction until the unit starts."""
@@ -182,9 +183,8 @@ class _Model:
         may_start = max(may_start, done)
         start = may_start
         for _ in range(item["n_tiles"]):
-            while len(halves.released) < len(halves.full) - 1:
+            while (free := self._free(job)) is None:
                 yield False
-            free = halves.released[len(halves.full) - 2] + 1 if len(halves.full) > 1 else 0
             start = max(may_start, free) + rest_of_half
             may_start = start + next_half
             halves.full.append(start + pixels + last_to_full(config))
@@ -192,6 +192,22 @@ class _Model:
             yield True
         job.idle = start + PASS_TO_IDLE
         yield True
+
+    def _free(self, job: _Job) -> int | None:
+        """From when on a MATRIX may fill the next half; None: not known yet."""
+        filled, released = len(self._halves.full), self._halves.released
+        if not self._config.paired_banks:
+            if len(released) < filled - 1:
+                return None
+            return released[filled - 2] + 1 if filled > 1 else 0
+        # All is drained and written, and nothing else is: of FILLs and windows, the mapper has all in front.
+        alone = (Source.FILL, Source.CHANNEL)
+        writers = [other.idle for other in job.others if other.item.fields.get("source") in alone]
+        known = [time for time in writers if time is not None]
+        if len(released) < filled or len(known) < len(writers):
+            return None
+        behind = longest_flight(self._config) + 2 - RELEASE_LATENCY
+        return max([0, *known, *(time + behind for time in released[-1:])])
 
     def _done(self, job: _Job) -> int | None:
         """From when on a MATRIX need not wait for the other units (`After`); None: not known yet."""
@@ -262,6 +278,24 @@ class _Model:
             yield False
         taps = item["kx_count"] * item["ky_count"]
         windows = item["x_count"] * item["y_count"] * item["planes"]
-        first = max(job.start, post.start + channel_unit.ACTIVE_LATENCY) + taps
-        job.idle = first + (windows - 1) * max(taps, item["period"]) + 1
+        start = max(job.start, post.start + channel_unit.ACTIVE_LATENCY)
+        if self._config.paired_banks:
+            last = self._last_tap(start, taps, windows, item["period"])
+        else:
+            last = start + taps + (windows - 1) * max(taps, item["period"])
+        job.idle = last + 1
         yield True
+
+    def _last_tap(self, start: int, taps: int, windows: int, period: int) -> int:
+        """When the last tap is read if results take turns with taps at the memory."""
+        written = _WINDOW_TO_ISSUE + issue_to_write(self._config, Source.CHANNEL) - WRITE_TO_READ
+        taken: deque[int] = deque()  # cycles in which no tap can be read, in their order
+        now, spaced = start, start
+        for _ in range(windows):
+            for tap in range(taps):
+                now = max(now + 1, spaced if tap == taps - 1 else 0)
+                while taken and taken[0] <= now:
+                    now += taken.popleft() == now
+            taken.extend(range(now + written, now + written + period))
+            spaced = now + period
+        return now

@@ -25,9 +25,11 @@ MOST_CHANNELS, LARGEST = 20, 9
 
 
 class RandomNetwork:
-    """`graph` with `operators` operators; the same seed and mode give the same network."""
+    """`graph` with `operators` operators, `sums` of two tensors among them; the same seed and mode give the same
+    network.
+    """
 
-    def __init__(self, seed: int, mode: Requantise, operators: int) -> None:
+    def __init__(self, seed: int, mode: Requantise, operators: int, *, sums: bool = True) -> None:
         self._rng, self._values = random.Random(seed), np.random.default_rng(seed)
         self.graph = Graph(mode=mode, inputs=["x"], outputs=[])
         shape = (
@@ -36,7 +38,9 @@ class RandomNetwork:
             self._rng.randint(1, LARGEST),
         )
         self._tensor("x", shape)
-        makers = (self._convolution, self._convolution, self._sum, self._pool, self._linear)
+        makers = [self._convolution, self._convolution, self._sum, self._pool, self._linear]
+        if not sums:
+            makers.remove(self._sum)
         while len(self.graph.operators) < operators:
             self._rng.choice(makers)()
         read = {name for operator in self.graph.operators for name in operator.inputs}

@@ -311,7 +311,7 @@ def _instructions(
             **_addend(layer, other, tile, plane, channels[0], config, scheme),
         )
         found.append((matrices, post))
-    return drained_in_turn(in_strips(found), fills)
+    return drained_in_turn(in_strips(found), fills, fills_first=config.paired_banks)
 
 
 def _addend(

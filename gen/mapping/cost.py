@@ -91,6 +91,7 @@ class _Halves:
         opcode, more = (Opcode.POST, 0) if drain == 1 else (Opcode.ADD, SUM_LATENCY)
         self._restart = longest_flight(config) + more + LENGTHS[opcode] + START_CYCLES
         self._to_full = last_to_full(config)
+        self._in_turn = longest_flight(config) if config.paired_banks else 0
         self.streamed = self.released = self._before = self._post = 0
 
     def add(self, stream: int, restart: int, drains: Sequence[int], number: int, *, in_strips: bool) -> None:
@@ -102,7 +103,8 @@ class _Halves:
             last = self.released
             self.streamed += restart
             for drain in drains:
-                self.streamed = max(self.streamed, self._before) + stream
+                free = self.released + self._in_turn if self._in_turn else self._before
+                self.streamed = max(self.streamed, free) + stream
                 self._before = self.released
                 self.released = max(self.streamed + self._to_full, self._post) + drain
                 self._post = self.released
@@ -127,7 +129,10 @@ class PoolCost:
         return self.channel + self.post + self.overhead
 
     @classmethod
-    def of(cls, pixels: int, window: int, planes: int, groups: int) -> "PoolCost":
-        """Cost of `pixels` windows of `window` taps in each of `planes` planes of `groups` bank groups."""
+    def of(cls, pixels: int, window: int, planes: int, groups: int, *, shared: bool = False) -> "PoolCost":
+        """Cost of `pixels` windows of `window` taps in each of `planes` planes of `groups` bank groups;
+        `shared`: results take turns with taps at the memory.
+        """
         windows = pixels * planes
-        return cls(windows * window, windows * max(0, groups - window), START_CYCLES + groups)
+        post = groups if shared else max(0, groups - window)
+        return cls(windows * window, windows * post, START_CYCLES + groups)

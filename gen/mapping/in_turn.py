@@ -40,15 +40,17 @@ def _continues(first: Instruction, post: Instruction) -> bool:
     )
 
 
-def drained_in_turn(tiles: Sequence[Drained], fills: Sequence[Instruction]) -> list[Instruction]:
-    """MATRIXes with the POSTs that drain them; FILLs run beside the first MATRIX.
+def drained_in_turn(
+    tiles: Sequence[Drained], fills: Sequence[Instruction], *, fills_first: bool = False
+) -> list[Instruction]:
+    """MATRIXes with the POSTs that drain them; FILLs run beside the first MATRIX, or in front of it.
 
     The MATRIX behind a POST's first comes before the POST: its weights are loaded while this waits for the
     one before it. Not if the first fills several halves: it would wait for its POST until the last is nearly
     full.
     """
-    items: list[Instruction] = []
-    due = list(fills)
+    items: list[Instruction] = list(fills) if fills_first else []
+    due = [] if fills_first else list(fills)
     for (first, *others), post in tiles:
         items += [first, *due]
         due = [post]

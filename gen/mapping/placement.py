@@ -9,6 +9,7 @@ that the host writes may have any. A pool works on all banks alike: its output h
 and both are whole groups.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.padding import Padding, padding_of
 from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
 from popshift.gen.mapping.schemes import candidates
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, PAIR, AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.numerics import LANE_CHANNELS
 
@@ -196,6 +197,8 @@ def _choices(
     tied = [_tied_to_output(graph, operator) for operator in graph.operators]
     if any(name in tied for name in members):
         step = config.post_lanes
+    if config.paired_banks:  # the two of a pair hold neighbours, so that one address does for both
+        step = math.lcm(step, PAIR)
     most = max(graph.tensors[name].shape[0] for name in members)
     periods: Sequence[int] = range(step, min(config.rows, -(-most // step) * step) + 1, step)
     if signs := [operator for operator in graph.operators if _is_sign(graph, operator)]:
@@ -227,7 +230,8 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
         elif isinstance(reader, Pool):
             kernel = reader.window.kernel[0] * reader.window.kernel[1]
             groups = buffer.period // config.post_lanes
-            cycles += PoolCost.of(height * width, kernel, buffer.planes, groups).cycles
+            shared = config.paired_banks
+            cycles += PoolCost.of(height * width, kernel, buffer.planes, groups, shared=shared).cycles
     return cycles
 
 

@@ -26,7 +26,7 @@ from popshift.gen.graph import Convolution, Factors
 from popshift.gen.mapping import tiling
 from popshift.gen.mapping.digits import digits
 from popshift.gen.mapping.windows import WindowWalk
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import PAIR, AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.hw.isa import Kind, Lane
 from popshift.hw.numerics import BASIS_SIZE
@@ -103,6 +103,8 @@ def dense(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -
 
     def tile(start: int, stop: int) -> ColumnTile:
         first_group, behind = start // outputs, (stop - 1) // outputs + 1
+        if config.paired_banks and first_group * inputs % PAIR:  # begin with the first of a pair
+            first_group -= 1
         first = first_group * inputs
         taps, offsets = assigned((behind - first_group) * inputs, first)
         weight = layer.weight[start:stop]
@@ -110,10 +112,19 @@ def dense(layer: Convolution, source: TensorLayout, config: AcceleratorConfig) -
             weight = spread(weight, np.arange(start, stop) // outputs - first_group, behind - first_group)
         local = np.where(taps >= 0, taps - first * kernel_taps, -1)
         weight = _with_zero_tap(weight, config.cols)[:, local].transpose(1, 2, 0).astype(np.int8)
+        if config.paired_banks:
+            offsets = _of_pairs(offsets, taps)
         words = dense_words(config, offsets, weight).reshape(-1, config.weight_word_bytes)
         return ColumnTile(words, {"kind": Kind.DENSE, "k_tiles": len(taps)}, int((taps >= 0).sum()))
 
     return partial(_each, tile, config.cols)
+
+
+def _of_pairs(offsets: NDArray[np.int64], taps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of pairs of rows the offset that both have, or the one that has a tap (row tiles, rows)."""
+    pairs, used = (array.reshape(len(array), -1, PAIR) for array in (offsets, taps >= 0))
+    assert (pairs[..., 0] == pairs[..., 1])[used.all(-1)].all(), "a pair of rows reads at one address"
+    return np.repeat(np.where(used[..., 0], pairs[..., 0], pairs[..., 1]), PAIR, axis=1)
 
 
 def spread(weight: NDArray[np.integer], group: NDArray[np.integer], groups: int) -> NDArray[np.integer]:

@@ -13,10 +13,12 @@ from popshift.hw.pipeline import choose_near, registered
 
 ACTIVE_LATENCY = 1
 """Cycles from `active` until the unit heeds it."""
-READ_LATENCY = 3 + ActivationMemory.LATENCY
-"""Cycles from the unit's decision to the bytes of all banks: the choice of the step, its own register, the
-gather's, and the memory.
+READ_TO_MEMORY = 3
+"""Cycles from the unit's decision to the address at the memory: the choice of the step, its own register, the
+gather's.
 """
+READ_LATENCY = READ_TO_MEMORY + ActivationMemory.LATENCY
+"""The same to the bytes of all banks."""
 FOLD_LATENCY = 2
 """Cycles from the bytes to the window that has taken them in."""
 VALUES_LATENCY = 2
@@ -35,6 +37,7 @@ class ChannelUnit(wiring.Component):
         number of bank groups.
     address: of all banks; `addressing` says that it holds. reading: strobe, two cycles before that.
     activations: the bytes, `READ_LATENCY` cycles after `reading`.
+    written: the memory has no time to read in the cycle of this one's address (``paired_banks``).
     active: the post unit takes windows; heeded `ACTIVE_LATENCY` cycles later. window: strobe: a window is
         finished.
     group: the group of channels wanted. values: theirs, `VALUES_LATENCY` cycles later.
@@ -48,6 +51,7 @@ class ChannelUnit(wiring.Component):
                 **command_members(),
                 "address": Out(address_bits(config)),
                 "reading": Out(1),
+                "written": In(1),
                 "addressing": Out(1),
                 "activations": In(data.ArrayLayout(signed(8), config.rows)),
                 "active": In(1),
@@ -76,7 +80,7 @@ class ChannelUnit(wiring.Component):
         spaced = Signal(init=1)  # spacing == 0
         active, issue = Signal(), Signal()
         m.d.sync += active.eq(self.active)
-        m.d.comb += issue.eq(running & active & (~last_tap | spaced))
+        m.d.comb += issue.eq(running & active & (~last_tap | spaced) & ~self.written)
         with m.If(~spaced):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         # The step is chosen in the cycle of the issue, added in the next.

@@ -80,13 +80,13 @@ class Accumulators(wiring.Component):
         return registered(m, valid, f"{name}_valid", reset=True), *later
 
     def _column(self, m: Module, column: int, stages) -> list[Signal]:
-        """The two memories of one column and its adder; returns what their read ports show."""
+        """The memory of each half of one column, and its adder; returns what their read ports show."""
         config, width = self._config, self._config.accumulator_width
         valid, address, _, half = stages[0]
         write_valid, write_address, _, write_half = stages[WRITE_BEHIND - 1]
         total = Signal(signed(width), name=f"total_{column}", reset_less=True)
         reads = []
-        for index in range(2):
+        for index in range(config.accumulator_halves):
             ram = self._technology.ram(width=width, depth=config.accumulator_depth)
             m.submodules[f"column_{column}_half_{index}"] = ram
             m.d.comb += [
@@ -99,7 +99,7 @@ class Accumulators(wiring.Component):
         _, _, clear, from_half = stages[Ram.LATENCY]
         old = Signal(signed(width), name=f"old_{column}", reset_less=True)
         m.d.sync += [
-            old.eq(Mux(clear, 0, Mux(from_half, reads[1], reads[0]))),
+            old.eq(Mux(clear, 0, Mux(from_half, reads[-1], reads[0]))),
             total.eq(old + self.sums[column]),
         ]
         return reads
@@ -115,9 +115,9 @@ class Accumulators(wiring.Component):
         half = registered(m, half, "half_select")
         for lane in range(config.post_lanes):
             found = []
-            for index in range(2):
+            for index in range(config.accumulator_halves):
                 columns = [memories[index] for memories in stored[lane :: config.post_lanes]]
                 chosen, far = choose_near(m, columns, chunk, f"lane_{lane}_half_{index}")
                 found.append(Array(chosen)[far])
-            value = Mux(half, found[1], found[0])
+            value = Mux(half, found[-1], found[0])
             m.d.comb += self.drained[lane].eq(registered(m, value, f"lane_{lane}"))

@@ -41,6 +41,8 @@ class MatrixControl(wiring.Component):
         the feeder's.
     half_busy: In: per accumulator half, not yet drained. others_done: the other units are idle and all halves
         are drained. last_strip: all but a POST's last strip is written.
+    writing: In: the post unit writes or will, whatever else happens; with ``paired_banks`` no half begins.
+        reading: a half's passes are under way.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
     counted: the pixel issued has an accumulator. line: it is the first of a line. windows, x_first, y_first:
         the instruction's, raw.
@@ -65,6 +67,8 @@ class MatrixControl(wiring.Component):
                 "half_busy": In(2),
                 "others_done": In(1),
                 "last_strip": In(1),
+                "writing": In(1),
+                "reading": Out(1),
                 "pixel": Out(isa.heeded_bits("base", config)),
                 "valid": Out(1),
                 "switch": Out(1),
@@ -104,6 +108,8 @@ class MatrixControl(wiring.Component):
         prepare = Signal()  # a pass may start: that decides about little, so that it may be known late
         held = Signal()  # the instruction waits for what was handed over in front
         half_free = ~self.half_busy.bit_select(next_half, 1)
+        if config.paired_banks:
+            half_free &= ~self.writing
         m.d.comb += [
             end_of_pass.eq(streaming & x.last & y.last),
             prepare.eq(~streaming | end_of_pass),
@@ -128,7 +134,7 @@ class MatrixControl(wiring.Component):
                 clear.eq(first_k),
                 last_pass.eq(k.last),
             ]
-            with m.If(first_k):
+            with m.If(first_k & (config.accumulator_halves > 1)):
                 m.d.sync += [half.eq(next_half), next_half.eq(~next_half)]
         with m.If(prepare):
             m.d.sync += [copy.eq(field(name)) for name, copy in stream.items()]
@@ -142,6 +148,10 @@ class MatrixControl(wiring.Component):
             with m.If(k.last):
                 n.advance()
                 m.d.sync += due.eq(~n.last)
+        with m.If(self.take):
+            m.d.sync += self.reading.eq(1)
+        with m.Elif(self.last):
+            m.d.sync += self.reading.eq(0)
         with m.If(self.others_done | (self.last_strip & field("after")[1])):
             m.d.sync += held.eq(0)
         with m.If(command.start):

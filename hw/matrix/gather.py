@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, PAIR, AcceleratorConfig
 from popshift.hw.memory.activations import address_bits
 from popshift.hw.pipeline import registered
 
@@ -24,7 +24,7 @@ class RowGather(wiring.Component):
     load, load_tile, load_offset: a weight row arrives for this row tile (`load_tile`), with this offset; not
         skewed. load_tiles: out: `load` for every row tile; the mesh loads its weights with it.
     common, common_address: all banks read this address instead.
-    addresses: one per bank.
+    addresses: one per bank; of a pair of banks (``paired_banks``) that of its first row.
     outside: an address lay outside the memory (for a cycle, some cycles later).
     """
 
@@ -51,8 +51,12 @@ class RowGather(wiring.Component):
         m = Module()
         config = self._config
         bits = address_bits(config)
+        second = Signal()  # of a pair: the offset of the first is that of both
+        if config.paired_banks:
+            with m.If(self.load):
+                m.d.sync += second.eq(~second)
         beyond = Signal()  # checked once, as the row is loaded
-        m.d.sync += beyond.eq(self.load & (self.load_offset[bits:] != 0))
+        m.d.sync += beyond.eq(self.load & ~second & (self.load_offset[bits:] != 0))
         strobes, pixel = Cat(self.pixel_valid, self.switch), self.pixel
         offset = self.load_offset[:bits]
         outside = beyond
@@ -63,9 +67,11 @@ class RowGather(wiring.Component):
             valid, switch = strobes
             m.d.comb += self.load_tiles[i].eq(self.load & (self.load_tile == i))
             rows = range(i * config.tile_rows, (i + 1) * config.tile_rows)
+            if config.paired_banks:
+                rows = rows[::PAIR]
             shadow = [Signal(bits, name=f"shadow_{row}", reset_less=True) for row in rows]
             active = [Signal(bits, name=f"active_{row}", reset_less=True) for row in rows]
-            with m.If(self.load_tiles[i]):
+            with m.If(self.load_tiles[i] & ~second):
                 m.d.sync += Cat(*shadow).eq(Cat(*shadow[1:], offset))
             with m.If(switch):
                 m.d.sync += Cat(*active).eq(Cat(*shadow))
@@ -77,9 +83,10 @@ class RowGather(wiring.Component):
         return m
 
     def _row(self, m: Module, row: int, pixel, offset: Signal):
-        """The address register of one bank; returns whether it points outside the memory."""
+        """The address register of one bank or pair; returns whether it points outside the memory."""
         bits = address_bits(self._config)
         total = Signal(bits + 1, name=f"address_{row}", reset_less=True)
         m.d.sync += total.eq(Mux(self.common, self.common_address, pixel + offset))
-        m.d.comb += self.addresses[row].eq(total[:bits])
+        of_pair = range(row, row + (PAIR if self._config.paired_banks else 1))
+        m.d.comb += [self.addresses[bank].eq(total[:bits]) for bank in of_pair]
         return total >= self._config.activation_depth

@@ -46,7 +46,8 @@ class MatrixUnit(wiring.Component):
     full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been
         drained.
     drain_address, drain_chunk, drain_half, drained: see `Accumulators`.
-    busy_halves: accumulator halves not yet drained. others_done, last_strip: see `MatrixControl`.
+    busy_halves: accumulator halves not yet drained. others_done, last_strip, writing, reading: see
+        `MatrixControl`.
     streaming, loading: an activation row, a weight row is read in this cycle.
     outside_activations, outside_weights, overfull: errors.
     """
@@ -75,6 +76,8 @@ class MatrixUnit(wiring.Component):
                 "busy_halves": Out(2),
                 "others_done": In(1),
                 "last_strip": In(1),
+                "writing": In(1),
+                "reading": Out(1),
                 "streaming": Out(1),
                 "loading": Out(1),
                 "wait_weights": Out(1),
@@ -107,6 +110,8 @@ class MatrixUnit(wiring.Component):
             control.half_busy.eq(self.busy_halves),
             control.others_done.eq(self.others_done),
             control.last_strip.eq(self.last_strip),
+            control.writing.eq(self.writing),
+            self.reading.eq(control.reading),
             self.weight_address.eq(feeder.read_address),
         ]
         pixel, valid = Signal(address_bits(config), reset_less=True), Signal()
@@ -161,7 +166,9 @@ class MatrixUnit(wiring.Component):
         with m.If(control.take):
             m.d.sync += self.busy_halves.bit_select(control.take_half, 1).eq(1)
         with m.If(self.release):
-            m.d.sync += [self.busy_halves.bit_select(oldest, 1).eq(0), oldest.eq(~oldest)]
+            m.d.sync += self.busy_halves.bit_select(oldest, 1).eq(0)
+            if config.accumulator_halves > 1:
+                m.d.sync += oldest.eq(~oldest)
         m.d.comb += [
             self.streaming.eq(control.valid),
             self.loading.eq(feeder.reading),

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import PAIR, AcceleratorConfig
 from popshift.hw.memory.ram import Ram
 from popshift.hw.tech.portable import Portable
 
@@ -20,6 +20,9 @@ class ActivationMemory(wiring.Component):
     Bank b is written with byte ``b % post_lanes`` of the write data, so a group of `post_lanes` neighbouring
     banks takes one result of the post unit, and the same byte in all lanes fills any set of banks.
 
+    With ``paired_banks``, two neighbours are one memory with one port: both are read at the address of the
+    first, and what is read in a cycle in which one of them is written is undefined.
+
     Members
     -------
     read_address: one per bank. read_data: one byte per bank, `Ram.LATENCY` cycles later.
@@ -30,7 +33,8 @@ class ActivationMemory(wiring.Component):
     """
 
     LATENCY = Ram.LATENCY
-    THERE_LATENCY = 1 + Ram.LATENCY
+    WRITE_LATENCY = 1
+    THERE_LATENCY = WRITE_LATENCY + Ram.LATENCY
 
     def __init__(self, *, config: AcceleratorConfig, technology: Portable) -> None:
         self._config, self._technology = config, technology
@@ -54,6 +58,9 @@ class ActivationMemory(wiring.Component):
         lanes = [Signal(8, name=f"write_lane_{lane}", reset_less=True) for lane in range(config.post_lanes)]
         m.d.sync += [mask.eq(self.write_mask), address.eq(self.write_address)]
         m.d.sync += [lane.eq(self.write_data[index]) for index, lane in enumerate(lanes)]
+        if config.paired_banks:
+            self._pairs(m, mask, address, lanes)
+            return m
         for bank in range(config.rows):
             ram = self._technology.ram(width=8, depth=config.activation_depth, read_back=config.residual)
             m.submodules[f"bank_{bank}"] = ram
@@ -67,3 +74,17 @@ class ActivationMemory(wiring.Component):
             if config.residual:
                 m.d.comb += self.bytes_there[bank].eq(ram.word_there)
         return m
+
+    def _pairs(self, m: Module, mask: Signal, address: Signal, lanes: list[Signal]) -> None:
+        for first in range(0, self._config.rows, PAIR):
+            banks = slice(first, first + PAIR)
+            pair = self._technology.paired_banks(depth=self._config.activation_depth)
+            m.submodules[f"banks_{first}"] = pair
+            written = [lanes[bank % len(lanes)] for bank in range(first, first + PAIR)]
+            m.d.comb += [
+                pair.read_address.eq(self.read_address[first]),
+                *(self.read_data[first + bank].eq(pair.read_data[bank]) for bank in range(PAIR)),
+                pair.write_mask.eq(mask[banks]),
+                pair.write_address.eq(address),
+                *(pair.write_data[bank].eq(byte) for bank, byte in enumerate(written)),
+            ]

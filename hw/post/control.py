@@ -42,6 +42,8 @@ class PostControl(wiring.Component):
     packed: signs are written. first_bank: the instruction's.
     overfull: the rectangle has more pixels than an accumulator half.
     zero_point, low, high, base, x_step, y_step, plane_step, mask: the instruction's, for the pipeline's end.
+    reading: the matrix unit reads activations: nothing may be written that it does not wait for; 0 without
+        ``paired_banks``. committed: something is written, or will be without the matrix unit.
     begin: a new instruction begins. next_strip: the last element of a strip in front of another is issued.
         in_last: the last strip has begun.
     may_take: an accumulator may be taken; without ``residual`` always. adding: the instruction is an ADD; its
@@ -84,6 +86,8 @@ class PostControl(wiring.Component):
                 "begin": Out(1),
                 "next_strip": Out(1),
                 "in_last": Out(1),
+                "reading": In(1),
+                "committed": Out(1),
                 "may_take": In(1, init=1),
                 "adding": Out(1),
                 **{name: Out(len(command.field(name))) for name in passed_on},
@@ -118,7 +122,11 @@ class PostControl(wiring.Component):
         issue, area_end, strip_end, release = Signal(), Signal(), Signal(), Signal()
         group_end, last_column = period.last, columns.last
         m.d.comb += [
-            issue.eq(fill | (from_half & half_waits & self.may_take) | (from_channel & holds_window)),
+            issue.eq(
+                (fill & ~self.reading)
+                | (from_half & half_waits & self.may_take)
+                | (from_channel & holds_window)
+            ),
             self.adding.eq(command.opcode == Opcode.ADD),
             area_end.eq(x.last & y.last),
         ]
@@ -147,7 +155,7 @@ class PostControl(wiring.Component):
                 ]
                 columns.advance()
                 with m.If(last_column | chunks.last):
-                    m.d.sync += [half.eq(~half), column.eq(0)]
+                    m.d.sync += [half.eq(~half if config.accumulator_halves > 1 else 0), column.eq(0)]
                     columns.restart()
                     m.d.comb += release.eq(1)
             with m.Elif(from_basis):
@@ -200,7 +208,8 @@ class PostControl(wiring.Component):
             command.legal.eq(self._legal(command)),
             self.begin.eq(command.start),
             self.next_strip.eq(strip_end & ~strips.last),
-            self.channel_active.eq(from_channel),
+            self.channel_active.eq(from_channel & ~self.reading),
+            self.committed.eq(fill | from_channel | ~self.drained),
             self.issuing.eq(issue),
             self.element.valid.eq(issue & Mux(from_basis, completes, last_group)),
             self.source.eq(source),

@@ -5,12 +5,12 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from popshift.hw import numerics
-from popshift.hw.channel.unit import VALUES_LATENCY
+from popshift.hw.channel.unit import READ_TO_MEMORY, VALUES_LATENCY
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.control.registers import command_members, connect_command
 from popshift.hw.isa import Source, sources
 from popshift.hw.matrix.accumulators import Accumulators
-from popshift.hw.memory.activations import address_bits
+from popshift.hw.memory.activations import ActivationMemory, address_bits
 from popshift.hw.memory.ram import Ram
 from popshift.hw.numerics import BASIS_SIZE
 from popshift.hw.pipeline import delayed, registered
@@ -24,6 +24,9 @@ from popshift.hw.tech.portable import Portable
 
 assert BASIS_SIZE + 1 <= basis.LATENCY < 2 * BASIS_SIZE + 1, "factors wait in two registers for their sum"
 assert VALUES_LATENCY == Ram.LATENCY, "the channel unit's values and their parameters arrive together"
+
+WRITE_TO_READ = READ_TO_MEMORY - ActivationMemory.WRITE_LATENCY
+"""Cycles from when the channel unit decides to read until a write request meets its address at the memory."""
 
 
 def _factors(config: AcceleratorConfig) -> dict:
@@ -78,6 +81,7 @@ class PostUnit(wiring.Component):
     write_mask (one bit per bank group), write_lanes (one bit per bank of a group), write_address, write_data:
         to the activation memory. bytes_there: only with ``residual``: from there, see `ActivationMemory`.
     last_strip: the last strip of an instruction has begun, and all of those before has been written.
+    reading, committed: see `PostControl`. write_soon: `WRITE_TO_READ` cycles later something is written.
     issuing, writing: an element is taken, written in this cycle. outside_parameters, outside_activations,
         overfull: errors.
     """
@@ -106,6 +110,9 @@ class PostUnit(wiring.Component):
                 "write_data": Out(data.ArrayLayout(8, lanes)),
                 **({"bytes_there": In(data.ArrayLayout(8, config.rows))} if config.residual else {}),
                 "last_strip": Out(1),
+                "reading": In(1),
+                "committed": Out(1),
+                "write_soon": Out(1),
                 "issuing": Out(1),
                 "writing": Out(1),
                 "outside_parameters": Out(1),
@@ -129,6 +136,8 @@ class PostUnit(wiring.Component):
             self.channel_active.eq(control.channel_active),
             self.window_group.eq(control.group),
             self.issuing.eq(control.issuing),
+            self.committed.eq(control.committed),
+            control.reading.eq(self.reading),
             self.outside_parameters.eq(control.outside),
             self.overfull.eq(control.overfull),
         ]
@@ -163,7 +172,9 @@ class PostUnit(wiring.Component):
             m.d.comb += combined.eq(Mux(from_basis, latest.as_value(), issued.as_value()))
             issued = combined
         travel = VALUES_LATENCY + requantise.latency(config.requantise)
-        early = _travel(m, issued, travel - 1, "element_early")
+        before = _travel(m, issued, travel - WRITE_TO_READ, "element_before")
+        m.d.comb += self.write_soon.eq(before.valid)
+        early = _travel(m, before, WRITE_TO_READ - 1, "element_early")
         if sums is not None:
             early = sums.early_element(early)
         element = _travel(m, early, 1, "element")

@@ -5,14 +5,15 @@
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 
 from popshift.hw.errors import ConfigError
+from popshift.hw.memory.paired import PairedBanks
 from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.pipeline import delayed
 from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable
 
 SPRAM_DEPTH, SPRAM_BITS = 16384, 16
-SMALL_BITS = 8 * 4096
-"""What fits eight block RAMs does not take one of the four SPRAM."""
+SMALL_BITS = 12 * 4096
+"""What fits twelve block RAMs does not take one of the four SPRAM."""
 
 
 class Ice40(Portable):
@@ -60,39 +61,62 @@ class Ice40(Portable):
             return self.ram(width=width, depth=depth)
         return Spram(width=width, depth=depth)
 
+    def paired_banks(self, *, depth: int) -> PairedBanks:
+        if depth > SPRAM_DEPTH:
+            return super().paired_banks(depth=depth)
+        return SpramPair(depth=depth, ram=self.ram)
+
 
 class Spram(Ram):
     """Weight memory in SB_SPRAM256KA blocks: one port, so a write takes the read's place; else as `Ram`."""
 
     def elaborate(self, platform):
         m = Module()
-        # The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered
-        # with it.
-        address, write_data, write_enable = Signal(14), Signal(self.width), Signal()
-        m.d.sync += [
-            address.eq(Mux(self.write_enable, self.write_address, self.read_address)),
-            write_data.eq(self.write_data),
-            write_enable.eq(self.write_enable),
+        address = Mux(self.write_enable, self.write_address, self.read_address)
+        mask = self.write_enable.replicate(SPRAM_BITS // 8)
+        words = [
+            _spram(m, f"block_{low}", address, self.write_data[low : low + SPRAM_BITS], mask)
+            for low in range(0, self.width, SPRAM_BITS)
         ]
-        words = []
-        for low in range(0, self.width, SPRAM_BITS):
-            word = Signal(SPRAM_BITS, name=f"word_{low}")
-            m.submodules[f"block_{low}"] = Instance(
-                "SB_SPRAM256KA",
-                i_ADDRESS=address,
-                i_DATAIN=write_data[low : low + SPRAM_BITS],
-                i_MASKWREN=Const(0xF, 4),
-                i_WREN=write_enable,
-                i_CHIPSELECT=Const(1),
-                i_CLOCK=ClockSignal(),
-                i_STANDBY=Const(0),
-                i_SLEEP=Const(0),
-                i_POWEROFF=Const(1),
-                o_DATAOUT=word,
-            )
-            words.append(word)
         m.d.comb += self.read_data.eq(Cat(*words))
         return m
+
+
+class SpramPair(PairedBanks):
+    """Two banks of activations in one SB_SPRAM256KA."""
+
+    def elaborate(self, platform):
+        m = Module()
+        word = _spram(m, "block", self.address, self.write_data.as_value(), self.write_mask)
+        m.d.comb += self.read_data.eq(word)
+        return m
+
+
+def _spram(m: Module, name: str, address, written, mask) -> Signal:
+    """The word of a block, two cycles behind the address. `mask`: bytes of `written` to write there.
+
+    The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered with it.
+    """
+    registers = [Signal(14, name=f"{name}_address"), Signal(SPRAM_BITS, name=f"{name}_written")]
+    registers.append(Signal(len(mask), name=f"{name}_mask"))
+    m.d.sync += [
+        register.eq(value) for register, value in zip(registers, (address, written, mask), strict=True)
+    ]
+    word, bytes_written = Signal(SPRAM_BITS, name=f"{name}_word"), registers[2]
+    m.submodules[name] = Instance(
+        "SB_SPRAM256KA",
+        i_ADDRESS=registers[0],
+        i_DATAIN=registers[1],
+        i_MASKWREN=Cat(bit.replicate(2) for bit in bytes_written),  # of four bits each
+        i_WREN=bytes_written.any(),
+        i_CHIPSELECT=Const(1),
+        i_CLOCK=ClockSignal(),
+        i_STANDBY=Const(0),
+        i_SLEEP=Const(0),
+        i_POWEROFF=Const(1),
+        o_DATAOUT=word,
+    )
+    return word
 
 
 _COMMON = {

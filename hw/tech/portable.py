@@ -8,6 +8,7 @@ equal to its portable twin.
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 
+from popshift.hw.memory.paired import PairedBanks
 from popshift.hw.memory.ram import Ram, VerilogRam
 from popshift.hw.pipeline import delayed
 
@@ -58,6 +59,10 @@ class Portable:
         written a cycle later.
         """
         return self.ram(width=width, depth=depth)
+
+    def paired_banks(self, *, depth: int) -> PairedBanks:
+        """Two banks of activations in a memory with one port."""
+        return PairedBanks(depth=depth, ram=self.ram)
 
 
 class Simulated(Portable):

@@ -23,6 +23,10 @@ ARRAYS = {
     "compact": _TINY.replace(
         rows=5, cols=3, tile_rows=5, tile_cols=1, post_lanes=1, requantise="compact", accumulator_width=24
     ),
+    "pairs of banks": _TINY.replace(
+        **{"rows": 4, "cols": 2, "tile_rows": 4, "tile_cols": 1, "post_lanes": 1, "requantise": "compact"},
+        **{"residual": False, "paired_banks": True},
+    ),
     "wide": _TINY.replace(
         **{"rows": 16, "cols": 16, "tile_rows": 4, "tile_cols": 4, "post_lanes": 8, "window_depth": 16},
         pe_kinds=["mul", "xnor"],
@@ -45,7 +49,7 @@ def boards():
 def test_random_networks_are_equal_at_all_levels(array, first, boards):
     config = ARRAYS[array]
     for seed in range(first, first + BLOCK):
-        made = RandomNetwork(seed, config.requantise, operators=2 + seed % 7)
+        made = RandomNetwork(seed, config.requantise, operators=2 + seed % 7, sums=config.residual)
         told = f"array {array}, seed {seed}: {made.graph}"
         images = made.images(2)
         wanted = golden.run(made.graph, images)

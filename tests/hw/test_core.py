@@ -37,6 +37,7 @@ def decode_all(words) -> list[isa.Instruction]:
         {"tile_rows": 1, "tile_cols": 1},
         {"tile_rows": 4, "tile_cols": 1, "requantise": "compact"},
         {"rows": 8, "cols": 2, "tile_rows": 8, "tile_cols": 1, "multiplier_stages": 2},
+        {"rows": 4, "cols": 2, "tile_rows": 2, "post_lanes": 1, "residual": False, "paired_banks": True},
         {
             "rows": 2,
             "cols": 6,

@@ -44,6 +44,9 @@ DEVICES = {
     "xnor and all others": _SMALL.replace(
         rows=8, cols=16, tile_cols=4, post_lanes=2, pe_kinds=["mul", "shift", "xnor"], rebuild=True
     ),
+    "pairs of banks": _SMALL.replace(
+        rows=4, cols=2, tile_rows=2, tile_cols=1, post_lanes=1, residual=False, paired_banks=True
+    ),
     "windows": _SMALL.replace(
         rows=9, cols=9, tile_rows=3, tile_cols=3, post_lanes=3, window_depth=32, requantise="compact"
     ),
