@@ -25,8 +25,8 @@ MOST_CHANNELS, LARGEST = 20, 9
 
 
 class RandomNetwork:
-    """`graph` with `operators` operators, `sums` of two tensors among them; the same seed and mode give the same
-    network.
+    """`graph` with `operators` operators, `sums` of two tensors among them; the same seed and mode give the
+    same network.
     """
 
     def __init__(self, seed: int, mode: Requantise, operators: int, *, sums: bool = True) -> None:

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from popshift.hw.errors import ConfigError
 from popshift.hw.memory.paired import PairedBanks
 from popshift.hw.memory.ram import Ram, VerilogRam
-from popshift.hw.pipeline import delayed
+from popshift.hw.pipeline import delayed, registered
 from popshift.hw.tech.pieces import split_product
 from popshift.hw.tech.portable import Portable
 
@@ -68,11 +68,15 @@ class Ice40(Portable):
 
 
 class Spram(Ram):
-    """Weight memory in SB_SPRAM256KA blocks: one port, so a write takes the read's place; else as `Ram`."""
+    """Weight memory in SB_SPRAM256KA blocks, which have one port: a write takes the place of the read whose
+    address came a cycle before; else as `Ram`.
+    """
 
     def elaborate(self, platform):
         m = Module()
-        address = Mux(self.write_enable, self.write_address, self.read_address)
+        # The second register of the latency is before the memory, as in `Ice40.ram`.
+        read_address = registered(m, self.read_address, "address")
+        address = Mux(self.write_enable, self.write_address, read_address)
         mask = self.write_enable.replicate(SPRAM_BITS // 8)
         words = [
             _spram(m, f"block_{low}", address, self.write_data[low : low + SPRAM_BITS], mask)
@@ -87,28 +91,23 @@ class SpramPair(PairedBanks):
 
     def elaborate(self, platform):
         m = Module()
-        word = _spram(m, "block", self.address, self.write_data.as_value(), self.write_mask)
+        port = (self.address, self.write_data.as_value(), self.write_mask)
+        names = ("address", "written", "mask")
+        registers = (registered(m, value, name) for value, name in zip(port, names, strict=True))
+        word = _spram(m, "block", *registers)
         m.d.comb += self.read_data.eq(word)
         return m
 
 
 def _spram(m: Module, name: str, address, written, mask) -> Signal:
-    """The word of a block, two cycles behind the address. `mask`: bytes of `written` to write there.
-
-    The second register of the latency is before the memory, as in `Ice40.ram`; writes are registered with it.
-    """
-    registers = [Signal(14, name=f"{name}_address"), Signal(SPRAM_BITS, name=f"{name}_written")]
-    registers.append(Signal(len(mask), name=f"{name}_mask"))
-    m.d.sync += [
-        register.eq(value) for register, value in zip(registers, (address, written, mask), strict=True)
-    ]
-    word, bytes_written = Signal(SPRAM_BITS, name=f"{name}_word"), registers[2]
+    """The word of a block, a cycle behind the address. `mask`: bytes of `written` to write there."""
+    word = Signal(SPRAM_BITS, name=f"{name}_word")
     m.submodules[name] = Instance(
         "SB_SPRAM256KA",
-        i_ADDRESS=registers[0],
-        i_DATAIN=registers[1],
-        i_MASKWREN=Cat(bit.replicate(2) for bit in bytes_written),  # of four bits each
-        i_WREN=bytes_written.any(),
+        i_ADDRESS=Cat(address, Const(0, 14 - len(address))),
+        i_DATAIN=Cat(written, Const(0, SPRAM_BITS - len(written))),
+        i_MASKWREN=Cat(bit.replicate(2) for bit in mask),  # of four bits each
+        i_WREN=mask.any(),
         i_CHIPSELECT=Const(1),
         i_CLOCK=ClockSignal(),
         i_STANDBY=Const(0),

@@ -59,6 +59,7 @@ class PrimitiveComparison(wiring.Component):
             *(f"ice40-wide-{kind}" for kind in WIDE if not kind.startswith("exact")),  # as far as it can
             "spram",
             "late-write",
+            "spram-pair",
             "ice40-ram",
             "one-cycle-late",
         ]
@@ -84,6 +85,7 @@ class PrimitiveComparison(wiring.Component):
         self._additions(m, *noise)
         self._wide_products(m, *noise)
         self._spram(m, count, *noise)
+        self._pairs(m, count, *noise)
         self._ram(m, count, *noise)
         m.d.comb += self.wrong.eq(Cat(*(self._flags[name] for name in self._names)))
         return m
@@ -159,9 +161,29 @@ class PrimitiveComparison(wiring.Component):
         settled = read & ~(_next(m, write) & (_next(m, write_address) == address))
         for _ in range(Ram.LATENCY):
             read, settled = _next(m, read), _next(m, settled)
+        certain = _next(m, ~write)  # a write in the cycle behind the address takes its place, too
         plain, spram, late = (ram.read_data for ram in memories)
-        self._compare(m, "spram", spram, plain, when=read)
+        self._compare(m, "spram", spram, plain, when=read & certain)
         self._compare(m, "late-write", late, plain, when=settled)
+
+    def _pairs(self, m: Module, count, one, other) -> None:
+        """Bytes written one at a time; a word read while one is written may be anything."""
+        memories = [technology().paired_banks(depth=RAM_DEPTH) for technology in (Ice40, Portable)]
+        filling = count < RAM_DEPTH
+        mask = Mux(filling, 3, Mux(one[7], one[5:7], 0))
+        address = _signal(m, Mux(other[:9] < RAM_DEPTH, other[:9], other[:7]), 9)
+        for index, pair in enumerate(memories):
+            m.submodules[f"pair_{index}"] = pair
+            m.d.comb += [
+                pair.read_address.eq(address),
+                pair.write_mask.eq(mask),
+                pair.write_address.eq(Mux(filling, count, address)),
+                pair.write_data.eq(one[8:24]),
+            ]
+        read = _signal(m, ~mask.any(), 1)
+        for _ in range(Ram.LATENCY):
+            read = _next(m, read)
+        self._compare(m, "spram-pair", memories[0].read_data, memories[1].read_data, when=read)
 
     def _ram(self, m: Module, count, one, other) -> None:
         """A read and a write a cycle; a word written with the read or a cycle behind it may be either."""
