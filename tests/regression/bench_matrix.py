@@ -38,6 +38,10 @@ class MatrixDriver(UnitDriver):
         super().__init__(dut, "matrix", _INPUTS)
         self.half = 0
 
+    def next_half(self) -> None:
+        """All of one has been drained."""
+        self.half = (self.half + 1) % self.config.accumulator_halves
+
     async def load_image(self, image: np.ndarray) -> None:
         """`image`: int8 (rows, words)."""
         lanes = self.config.post_lanes
@@ -125,7 +129,8 @@ class MatrixDriver(UnitDriver):
                 self.set("drain_half", self.half)
                 if not todo:  # the post unit gives a half free with the last address
                     self.set("release", 1)
-                    drained, delay, self.half = drained + 1, 0, self.half ^ 1
+                    drained, delay = drained + 1, 0
+                    self.next_half()
             arriving.append(issued)
             await self.step()
             # The post unit counts a half a cycle behind the strobe.
@@ -220,7 +225,7 @@ async def accumulators_take_many_passes(dut):
                     await driver.step()
                 width = config.accumulator_width
                 assert set(unpacked(driver.get("drained"), width, config.post_lanes)) == {sums}
-        driver.half ^= 1
+        driver.next_half()
         driver.set("release", 1)
         await driver.step()
         driver.set("release", 0)

@@ -45,6 +45,7 @@ async def every_tensor_equals_pytorch(dut):
             for name, values in device.run(case["inputs"][1:], progress=False).items():
                 _equal(f"output {name} of {case['name']}", values, case[f"tensor {name}"][1:])
             counters = device.counters()
-            assert counters[Counter.CYCLES] == sum(counters[cause] for cause in CYCLE_CAUSES)
+            if config.performance_counters:
+                assert counters[Counter.CYCLES] == sum(counters[cause] for cause in CYCLE_CAUSES)
 
     await run_host(host, transport)

@@ -22,7 +22,6 @@ _INPUTS = (
 )
 _AFTER_ACTIVE = 6
 """Cycles from `channel_active` to the first window, at least."""
-HALVES = 2
 
 
 class PostDriver(UnitDriver):
@@ -77,7 +76,7 @@ class PostDriver(UnitDriver):
 
     def _halves(self, case, item):
         """Hand over halves, at most two ahead; answer every address `DRAIN_LATENCY` cycles later."""
-        chunks = self.config.chunks
+        chunks, halves = self.config.chunks, self.config.accumulator_halves
         due = case["strips"] * -(-case["chunks"] // isa.groups_per_half(item, self.config))
         pause = random.Random(case["seed"])
         handed, released, wait = 0, 0, 0
@@ -85,7 +84,7 @@ class PostDriver(UnitDriver):
         while True:
             self.set("drained", answers.popleft())
             if self.get("release"):  # with the first address of the next half
-                released, self.half = released + 1, self.half ^ 1
+                released, self.half = released + 1, (self.half + 1) % halves
             half = self.get("drain_half")
             group = released * chunks + self.get("drain_chunk")
             pixel = self.get("drain_address")
@@ -94,7 +93,7 @@ class PostDriver(UnitDriver):
             answers.append(
                 packed(case["values"][group, pixel], width) if known else random.getrandbits(width)
             )
-            ready = handed < due and handed - released < HALVES and wait == 0
+            ready = handed < due and handed - released < halves and wait == 0
             self.set("full", int(ready))
             if ready:
                 handed, wait = handed + 1, pause.randint(0, 4 * case["pauses"])

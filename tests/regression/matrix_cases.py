@@ -11,7 +11,7 @@ from matrix_words import plain_words
 
 from popshift.firmware_py import weight_words
 from popshift.hw import isa
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import PAIR, AcceleratorConfig
 from popshift.hw.isa import Kind
 
 WORDS = 128
@@ -164,12 +164,17 @@ def _complete(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict
     sums = torch.zeros(case["n_tiles"], len(pixels), config.cols, dtype=torch.int64)
     for n in range(case["n_tiles"]):
         for k in range(case["k_tiles"]):
-            where = torch.from_numpy(pixels)[:, None] + torch.from_numpy(offsets[n, k])
+            where = torch.from_numpy(pixels)[:, None] + torch.from_numpy(_heeded(offsets[n, k], config))
             sums[n] += memory[rows, where] @ torch.from_numpy(weights[n, k])
     words = plain_words(config, kind, offsets, weights).reshape(offsets.size, -1)
     if kind is Kind.SHIFT:
         _negative_zeros(words, weights.reshape(offsets.size, -1), rng)
     return _finished(case, config, rng, words, sums.numpy())
+
+
+def _heeded(offsets: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Of the offsets (rows,): both rows of a pair have that of the first."""
+    return np.repeat(offsets[::PAIR], PAIR) if config.paired_banks else offsets
 
 
 def _binary(case: dict[str, Any], config: AcceleratorConfig, memories) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import EDGE_CLASSES, Edge, Lane, Source
 from popshift.hw.numerics import Requantise
 
-SUM_LIMIT = 1 << 19  # the channel unit's values have 20 bits
 FACTORED_LIMIT = 1 << 23  # what is combined with a basis has 24
 COMBINED_LIMIT = 1 << 31
 BYTE = 8
@@ -209,7 +208,7 @@ def _requantised(rng: np.random.Generator, case: dict[str, Any], config: Acceler
             continue
         word = (0 if case["uniform"] else group) + behind[pixel]
         factor, bias = factors[word][lane], int(biases[word, lane])
-        limit = SUM_LIMIT if source is Source.CHANNEL else most
+        limit = 1 << (config.window_bits - 1) if source is Source.CHANNEL else most
         value = _value(rng, case, limit, factor, bias, sign=packs(case, config))
         if not factor.bears(value + bias):
             value = 0 if factor.bears(bias) else max(-limit, min(limit - 1, -bias))
