@@ -1,5 +1,7 @@
 """Boards: one small file each, one line here."""
 
+import difflib
+
 from popshift.boards.board import Board
 from popshift.boards.colorlight import COLORLIGHT_I5, COLORLIGHT_I9
 from popshift.boards.icebreaker import ICEBREAKER
@@ -31,7 +33,9 @@ def board(name: str) -> Board:
     InputError: no such board; the known ones are named.
     """
     if name not in BOARDS:
-        raise InputError(f"unknown board {name!r}", remedy=f"choose from {', '.join(BOARDS)}")
+        near = difflib.get_close_matches(name, BOARDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"unknown board {name!r}", remedy=f"{hint}choose from {', '.join(BOARDS)}")
     return BOARDS[name]
 
 

@@ -171,7 +171,10 @@ class Link:
             remedy = "check the baud rate, and that this is the accelerator's port"
         else:
             what = "does not answer"
-            remedy = "check its power, cable and baud rate, and that it is programmed with an accelerator"
+            remedy = (
+                "check its power and cable, that it is programmed with an accelerator, and the baud rate: it "
+                "changes with the clock that was built"
+            )
         raise DeviceError(f"the device {what} ({doing})", where=self.name, remedy=remedy)
 
     def _refusal(self, request: packet.Frame) -> DeviceError:

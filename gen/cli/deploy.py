@@ -31,6 +31,14 @@ def deploy(
         int | None, typer.Option(help="Place and route with so many seeds, as given to popshift build.")
     ] = None,
     clock: Annotated[float | None, typer.Option(help="Clock in MHz, as given to popshift build.")] = None,
+    minutes: Annotated[float, typer.Option(help="Give a seed up after this time.")] = 120,
+    bitstream: Annotated[
+        Path | None,
+        typer.Option(
+            help="Program this file of popshift build instead of building; its configuration is the .toml "
+            "beside it."
+        ),
+    ] = None,
     skip_programming: Annotated[
         bool, typer.Option("--skip-programming", help="The board is programmed already: only identify it.")
     ] = False,
@@ -48,14 +56,19 @@ def deploy(
     from popshift.firmware_py.program import Program
     from popshift.gen.deploy import describe, find_port, identify
     from popshift.gen.device import is_serial
+    from popshift.gen.implement.program_board import write_bitstream
     from popshift.hw.config import load_config
 
     if board is None:
         raise InputError("no board", remedy=f"give --board: {', '.join(BOARDS)}")
     if program is not None and not check:
         raise InputError("a program alone does nothing", where="--program", remedy="give --check, too")
+    if bitstream is not None and (config or skip_programming or seeds is not None or clock is not None):
+        remedy = "leave out the configuration, --seeds, --clock and --skip-programming"
+        raise InputError("a bitstream is what it is", where="--bitstream", remedy=remedy)
     target = board_named(board)
-    chosen = load_config(config or target.configuration)
+    of_bitstream = None if bitstream is None else str(bitstream.with_suffix(".toml"))
+    chosen = load_config(of_bitstream or config or target.configuration)
     loaded = None if program is None else Program.load(program)
     if loaded is not None:
         loaded.require(chosen)
@@ -66,7 +79,14 @@ def deploy(
             raise InputError("a simulated board cannot be programmed", remedy="give --skip-programming")
         if target.dfu is None:  # before minutes of place and route; a bootloader has no serial port
             port = find_port(target, port)
-        _program(target, chosen, seeds, clock, flash, quiet=as_json)
+        if bitstream is None:
+            name, contents = _built(target, chosen, seeds, clock, minutes)
+        else:
+            name, contents = _read(bitstream)
+        write_bitstream(target, name, contents, flash=flash)
+        if not as_json:
+            where = "flash" if flash or target.to_flash is None else "FPGA (until power off)"
+            typer.echo(f"wrote {name} ({len(contents):,} bytes) to its {where}")
     found = identify(target, built, port)
     values: dict[str, Any] = {
         "board": target.name,
@@ -93,27 +113,25 @@ def deploy(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _program(
-    board: "Board",
-    config: "AcceleratorConfig",
-    seeds: int | None,
-    clock: float | None,
-    flash: bool,
-    *,
-    quiet: bool,
-) -> None:
+def _built(
+    board: "Board", config: "AcceleratorConfig", seeds: int | None, clock: float | None, minutes: float
+) -> tuple[str, bytes]:
     from popshift.gen.implement.build import build_for_board
     from popshift.gen.implement.products import bitstream_file
-    from popshift.gen.implement.program_board import require_loader, write_bitstream
+    from popshift.gen.implement.program_board import require_loader
 
     require_loader()  # before minutes of place and route
-    done = build_for_board(config, board, seeds=seeds, clock_mhz=clock)
+    done = build_for_board(config, board, seeds=seeds, clock_mhz=clock, minutes=minutes)
     done.require_timing()
-    name, contents = bitstream_file(done, board)
-    write_bitstream(board, name, contents, flash=flash)
-    if not quiet:
-        where = "flash" if flash or board.to_flash is None else "FPGA (until power off)"
-        typer.echo(f"wrote {name} ({len(contents):,} bytes) to its {where}")
+    return bitstream_file(done, board)
+
+
+def _read(bitstream: Path) -> tuple[str, bytes]:
+    try:
+        return bitstream.name, bitstream.read_bytes()
+    except OSError as error:
+        what = f"cannot read it ({error.strerror or error})"
+        raise InputError(what, where=str(bitstream), remedy="check the path") from error
 
 
 def _check(

@@ -1,6 +1,7 @@
 """Deploying up to the cable: the loader is a script, the board a simulation."""
 
 import json
+import os
 import stat
 import sys
 import zlib
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from popshift.boards import board
 from popshift.firmware_py.protocol import Link
 from popshift.firmware_py.session import Accelerator
+from popshift.gen import deploy
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph
 from popshift.gen.deploy import require_identity
@@ -56,6 +58,21 @@ def test_what_the_loader_gets(tmp_path, monkeypatch):
         program_board.write_bitstream(board(name), "x.bit", b"[contents]", flash=flash)
     expected = "--board ulx3s[contents]--board ulx3s --write-flash[contents]--board ice40_generic[contents]"
     assert told.read_text() == expected
+
+
+def test_a_bitstream_of_ones_own_is_programmed_and_identified(tmp_path, monkeypatch):
+    """The port is a simulation that answers as the configuration beside the file."""
+    told, others = tmp_path / "told", os.environ["PATH"]
+    loader(tmp_path, monkeypatch, f"open({str(told)!r}, 'a').write(open(sys.argv[-1]).read())")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{others}")  # the simulation needs its compiler
+    (tmp_path / "mine.bin").write_text("[bits]")
+    (tmp_path / "mine.toml").write_text(CONFIG.replace(name="mine").to_toml())
+    monkeypatch.setattr(deploy, "find_port", lambda board, port: "sim:tiny")
+    done = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "mine.bin"), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["config"] == "mine" and told.read_text() == "[bits]"
+    gone = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "gone.bin"))
+    assert gone.exit_code == 2 and "gone.toml" in gone.output
 
 
 @pytest.mark.parametrize(
@@ -131,6 +148,10 @@ def test_what_can_be_told_before_anything_is_tried():
     assert absent.exit_code == 3 and "its serial port (0403:6010 on USB) was not found" in absent.output
     gone = invoke("deploy", "--board", "icebreaker", "--skip-programming", "--port", "/dev/none")
     assert gone.exit_code == 3 and "cannot open the serial port" in gone.output
+    which = invoke("deploy", "tiny", "--board", "icebreaker", "--bitstream", "x.bin")
+    assert which.exit_code == 2 and "a bitstream is what it is" in which.output
+    near = invoke("deploy", "--board", "ulx3s-25f")
+    assert near.exit_code == 2 and "did you mean ulx3s-" in near.output
     both = invoke("build", "--board", "icebreaker", "--device", "up5k")
     assert both.exit_code == 2 and "a board has its device" in both.output
     clock = invoke("build", "--board", "icebreaker", "--clock", "13.37")
