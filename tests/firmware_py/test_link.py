@@ -167,8 +167,8 @@ def test_a_silent_device_is_given_up() -> None:
         Link(transport, latency=0.005, tries=3).open()
     assert str(caught.value).startswith("the model: the device does not answer (OPEN at 0x")
     assert str(caught.value).endswith(
-        "3 attempts); check its power and cable, that it is programmed with an accelerator, and the baud rate: "
-        "it changes with the clock that was built"
+        "3 attempts); check its power and cable, that it is programmed with an accelerator, and the baud "
+        "rate: it changes with the clock that was built"
     )
 
 
