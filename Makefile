@@ -41,6 +41,7 @@ results: setup $(VENV)/.installed-build
 	$(BIN)/popshift bench -c a8 --speed --json > results/bench-a8.json
 	$(BIN)/popshift bench -c a16 --speed --area --json > results/bench-a16.json
 	$(BIN)/popshift bench -c a32 --speed --json > results/bench-a32.json
+	$(BIN)/popshift bench dscnn -c icebreaker --json > results/bench-icebreaker.json
 	$(BIN)/popshift bench --decompose --json > results/decompose.json
 	$(BIN)/popshift bench --smartdeal -c a8 --json > results/smartdeal-a8.json
 	$(BIN)/popshift bench --smartdeal -c a16 --area --json > results/smartdeal-a16.json
