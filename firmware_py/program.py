@@ -168,7 +168,7 @@ class Program:
 
         Raises
         ------
-        ProgramError: it does not; the message lists the fields that differ, with both values.
+        ProgramError: it does not; the message lists fields that differ, with both values.
         """
         digest = target if isinstance(target, int) else target.digest
         if digest == self.config.digest:
@@ -296,14 +296,20 @@ class Program:
         return cls.from_bytes(program_file.read(Path(path)), where=str(path))
 
 
+_SHOWN = 4
+"""Fields of a configuration that a message names."""
+
+
 def _layout(values: dict[str, Any]) -> TensorLayout:
     return TensorLayout(**{**values, **{name: tuple(values[name]) for name in ("shape", "dims")}})
 
 
 def _differences(mine: AcceleratorConfig, other: AcceleratorConfig) -> str:
     ours, theirs = mine.to_dict(), other.to_dict()
-    return ", ".join(
+    found = [
         f"{key} {ours[key]!r} against {theirs[key]!r}"
         for key in ours
         if ours[key] != theirs[key] and key not in hw_config._NOT_IN_DIGEST
-    )
+    ]
+    more = len(found) - _SHOWN
+    return ", ".join(found[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

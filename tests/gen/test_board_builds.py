@@ -4,20 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from tests.installed import needs
 from tests.networks import small_network
 from typer.testing import CliRunner
 
 from popshift.firmware_py.program import Program
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph
-from popshift.gen.implement.toolchain import NEXTPNR, PACKER
 from popshift.hw.config import load_config
-
-
-def needs(family: str):
-    lacking = [tool for tool in (NEXTPNR[family], PACKER[family]) if not tool.available]
-    reason = "; ".join(f"{tool.name} is not installed (popshift doctor): {tool.mend}" for tool in lacking)
-    return pytest.mark.skipif(bool(lacking), reason=reason)
 
 
 @pytest.mark.parametrize(

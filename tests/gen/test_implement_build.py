@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from tests.installed import needs
 from typer.testing import CliRunner
 
 from popshift.gen.cli.main import app
@@ -12,7 +13,6 @@ from popshift.gen.implement.devices import DEVICES, device
 from popshift.gen.implement.place_route import Report, median, place_and_route
 from popshift.gen.implement.synthesis import FAMILIES, count, synthesise
 from popshift.gen.implement.timing import Use
-from popshift.gen.implement.toolchain import NEXTPNR
 from popshift.hw.config import load_config
 from popshift.hw.emit import emit_rtlil
 from popshift.hw.errors import InputError, ToolError
@@ -184,14 +184,7 @@ def test_unknown_device_names_the_known_ones():
     assert all(entry.family in FAMILIES for entry in DEVICES.values())
 
 
-# It is not in the test extra: each of its packages takes minutes to prepare itself at its first call.
-needs_nextpnr = pytest.mark.skipif(
-    not NEXTPNR["ice40"].available,
-    reason=f"nextpnr-ice40 is not installed (popshift doctor): {NEXTPNR['ice40'].mend}",
-)
-
-
-@needs_nextpnr
+@needs("ice40")
 def test_place_and_route_reports_what_nextpnr_found(monkeypatch):
     up5k = device("up5k")
     netlist = synthesise(MULTIPLY, family="ice40", options=up5k.synthesis)
@@ -230,7 +223,7 @@ def test_capacities_are_those_of_the_resources():
         assert set(entry.capacity) == {"lut4", "ff", "block_ram", "dsp", "spram"}
 
 
-@needs_nextpnr
+@needs("ice40")
 def test_a_design_with_too_many_pins_is_an_error_not_a_crash():
     ports = "input clk, input [99:0] a, output reg [99:0] y"
     wide = f"module popshift({ports}); always @(posedge clk) y <= a; endmodule"
@@ -256,7 +249,7 @@ def test_a_netlist_for_another_family_or_with_too_many_ports_is_refused():
         place_and_route(netlist, small, clock_mhz=10)
 
 
-@needs_nextpnr
+@needs("ice40")
 def test_build_command_reports_the_median_and_the_seeds_that_failed(monkeypatch):
     """With the small design in the accelerator's place; seed 3 cannot be routed."""
     asked = []
