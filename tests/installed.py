@@ -1,5 +1,5 @@
-"""Skips for what is in an extra of its own: each package of place and route takes minutes to prepare itself at its
-first call.
+"""Skips for what is in an extra of its own: each package of place and route prepares itself for minutes at
+its first call.
 """
 
 import pytest
