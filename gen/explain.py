@@ -34,6 +34,7 @@ class Explanation:
     problem: why the network as a whole cannot be mapped although every operator is known; empty if it can.
     layers: the program's layers, in order; empty if there is no program.
     segments: how often the accelerator's memories are loaded for an image (more than once: see the driver).
+    loaded_bytes: how many bytes that are. clock_hz: the configuration's.
     peak: MACs per cycle of the whole array.
     notes: what the user should know.
     cycles: predicted, of one image.
@@ -47,6 +48,8 @@ class Explanation:
     problem: str = ""
     layers: tuple[LayerRecord, ...] = ()
     segments: int = 0
+    loaded_bytes: int = 0
+    clock_hz: int = 1
     peak: int = 1
     notes: tuple[str, ...] = ()
     cycles: int = 0
@@ -125,6 +128,8 @@ def _explained(program: Program, measure: bool) -> Explanation:
         config=program.config.name,
         layers=layers,
         segments=len(program.segments),
+        loaded_bytes=sum(segment.size for segment in program.segments),
+        clock_hz=program.config.clock_hz,
         peak=program.config.peak_macs_per_cycle,
         cycles=predicted_cycles(program),
         measured=measured,

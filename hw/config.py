@@ -170,10 +170,18 @@ class AcceleratorConfig:
                 remedy = "set it to 0"
                 self._refuse("window_depth", "needs mul PEs, 3 rows, and tile_cols <= tile_rows", remedy)
         if self.paired_banks:
-            odd = [name for name in ("rows", "cols", "tile_rows") if getattr(self, name) % 2]
-            if odd or self.pe_kinds != ("mul",) or self.rebuild or self.residual or self.window_depth:
-                needs = "needs even rows, cols and tile_rows, mul PEs only, and neither rebuild, residual nor"
-                self._refuse("paired_banks", f"{needs} window_depth", "set it to false")
+            for name in ("rows", "cols", "tile_rows"):
+                if getattr(self, name) % PAIR:
+                    self._refuse(name, "must be even with paired_banks = true", "choose an even number")
+            for name, value in {
+                "pe_kinds": ("mul",),
+                "rebuild": False,
+                "residual": False,
+                "window_depth": 0,
+            }.items():
+                if getattr(self, name) != value:
+                    wanted = json.dumps(value)
+                    self._refuse(name, f"must be {wanted} with paired_banks = true", f"set {name} = {wanted}")
         if self.rebuild:
             if "mul" not in self.pe_kinds:
                 self._refuse("rebuild", "needs the PE kind mul", "add mul to pe_kinds")
@@ -228,9 +236,9 @@ class AcceleratorConfig:
             self._refuse("activation_depth", f"must be at most {1 << bits} with {what}", "lower it")
 
     def _refuse(self, field: str, rule: str, remedy: str) -> None:
-        raise ConfigError(
-            f"{field} {rule}, not {getattr(self, field)!r}", where=f"configuration {self.name}", remedy=remedy
-        )
+        value = getattr(self, field)
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise ConfigError(f"{field} {rule}, not {shown}", where=f"configuration {self.name}", remedy=remedy)
 
     # ---- derived ------------------------------------------------------------------------------------------
 
@@ -406,7 +414,10 @@ class AcceleratorConfig:
             raise ConfigError(
                 f"not valid TOML ({error})", where=str(path), remedy="correct that line"
             ) from error
-        return cls.from_dict({"name": path.stem, **values}, where=str(path))
+        try:
+            return cls.from_dict({"name": path.stem, **values}, where=str(path))
+        except ConfigError as error:  # the file, whatever name is in it
+            raise ConfigError(error.what, where=str(path), remedy=error.remedy) from None
 
 
 def named_configs() -> dict[str, AcceleratorConfig]:

@@ -31,7 +31,7 @@ def cell_models(family: str) -> str:
     """
     if family not in _YOSYS:
         raise InputError(
-            f"netlists of {family} cannot be simulated: yosys has no models of their cells",
+            f"netlists of {family!r} cannot be simulated: there are no models of their cells",
             remedy=f"choose {' or '.join(FAMILIES)}",
         )
     texts = []

@@ -71,7 +71,7 @@ def build(
     from popshift.boards import board as board_named
     from popshift.firmware_py.program import Program
     from popshift.gen.implement.build import build_for_board
-    from popshift.gen.implement.products import write_products
+    from popshift.gen.implement.products import network_figures, write_products
     from popshift.hw.config import load_config
 
     target = board_named(board)
@@ -87,6 +87,10 @@ def build(
         print_json(done.to_dict() | {"files": files})
         return
     _print(done)
+    if program is not None:
+        speed = network_figures(done, program)
+        time = f"{speed['milliseconds']:.3g} ms, {speed['gmacs']:.3g} GMAC/s"
+        print(f"{program.name}: {speed['cycles']:,} cycles an image, {time} without the time on the link")
     for path in files:
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
 

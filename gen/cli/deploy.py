@@ -1,5 +1,7 @@
 """`popshift deploy`: a board that runs the accelerator, identified and, if asked for, tested unit by unit."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +69,7 @@ def deploy(
         remedy = "leave out the configuration, --seeds, --clock and --skip-programming"
         raise InputError("a bitstream is what it is", where="--bitstream", remedy=remedy)
     target = board_named(board)
+    ready = None if bitstream is None else _read(bitstream, target)
     of_bitstream = None if bitstream is None else str(bitstream.with_suffix(".toml"))
     chosen = load_config(of_bitstream or config or target.configuration)
     loaded = None if program is None else Program.load(program)
@@ -79,10 +82,7 @@ def deploy(
             raise InputError("a simulated board cannot be programmed", remedy="give --skip-programming")
         if target.dfu is None:  # before minutes of place and route; a bootloader has no serial port
             port = find_port(target, port)
-        if bitstream is None:
-            name, contents = _built(target, chosen, seeds, clock, minutes)
-        else:
-            name, contents = _read(bitstream)
+        name, contents = ready or _built(target, chosen, seeds, clock, minutes)
         write_bitstream(target, name, contents, flash=flash)
         if not as_json:
             where = "flash" if flash or target.to_flash is None else "FPGA (until power off)"
@@ -126,12 +126,33 @@ def _built(
     return bitstream_file(done, board)
 
 
-def _read(bitstream: Path) -> tuple[str, bytes]:
+def _read(bitstream: Path, board: "Board") -> tuple[str, bytes]:
+    """A bitstream and what `popshift build` says of it in the report beside it."""
+    report = bitstream.with_suffix(".json")
+    for path in (bitstream, report):
+        if not path.is_file():
+            remedy = "give a bitstream that popshift build wrote, with the files beside it"
+            raise InputError("there is no such file", where=str(path), remedy=remedy)
+    contents = bitstream.read_bytes()
     try:
-        return bitstream.name, bitstream.read_bytes()
-    except OSError as error:
-        what = f"cannot read it ({error.strerror or error})"
-        raise InputError(what, where=str(bitstream), remedy="check the path") from error
+        facts = json.loads(report.read_text(encoding="utf-8"))
+        made_for, digest = facts["board"], facts["bitstream_sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"it is no report of popshift build ({error!r})", where=str(report), remedy="build it again"
+        ) from error
+    if made_for != board.name:
+        remedy = f"give --board {made_for}, or another file"
+        raise InputError(
+            f"it was built for {made_for}, not for {board.name}", where=str(bitstream), remedy=remedy
+        )
+    if hashlib.sha256(contents).hexdigest() != digest:
+        raise InputError(
+            f"it is not the bitstream that {report.name} tells of",
+            where=str(bitstream),
+            remedy="build it again",
+        )
+    return bitstream.name, contents
 
 
 def _check(

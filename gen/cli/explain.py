@@ -130,10 +130,14 @@ def print_layers(explanation: "Explanation") -> None:
         pairs = zip(explanation.layers, explanation.measured, strict=True)
         print_counters([layer_values(layer, counted) for layer, counted in pairs])
     loads = explanation.segments
-    again = f"; the memories are loaded {loads} times for every image" if loads > 1 else ""
+    again = ""
+    if loads > 1:
+        again = f"; the memories are loaded {loads} times for every image, {explanation.loaded_bytes:,} bytes"
     share = f"{100 * explanation.utilisation:.1f} % of the array's peak"
     one_by_one = sum(layer.predicted_cycles for layer in explanation.layers)
     overlap = f"; its layers one by one take {one_by_one:,}" if one_by_one > explanation.cycles else ""
-    typer.echo(f"predicted: {explanation.cycles:,} cycles an image, {share}{overlap}{again}")
+    mhz, milliseconds = explanation.clock_hz / 1e6, 1e3 * explanation.cycles / explanation.clock_hz
+    time = f"{milliseconds:.3g} ms at {mhz:g} MHz"
+    typer.echo(f"predicted: {explanation.cycles:,} cycles an image ({time}), {share}{overlap}{again}")
     if explanation.measured:
         typer.echo(f"counted: {explanation.measured_cycles:,} cycles an image")

@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -98,6 +99,8 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()
+            # Amaranth's, of what the error left half made.
+            warnings.filterwarnings("ignore", message=".*created but never used")
             text, status = _explained(error)
             typer.echo(f"error: {_one_line(text)}", err=True)
             raise typer.Exit(status) from None

@@ -28,7 +28,7 @@ _NOTHING_MOVES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "DEQUANTIZE")
 """Operators that may follow what the host computes."""
 _COMPACT = (
     "the requantisation mode is compact, which rounds once instead of twice: some values differ from those "
-    "of TensorFlow Lite, most by one"
+    "of TensorFlow Lite, most by one in front of a softmax"
 )
 
 

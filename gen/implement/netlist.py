@@ -53,6 +53,7 @@ def netlist_verilog(config: AcceleratorConfig, family: str) -> str:
     """
     from popshift.hw.emit import TOP, emit_verilog
 
+    netlist.cell_models(family)  # refuses an unknown family, before anything is generated for it
     plain = config.replace(link="stream", name="simulated")  # as the simulated board has it
     return synthesised(emit_verilog(plain, technology=family), family, TOP)
 

@@ -1,5 +1,6 @@
 """What a build for a board leaves in a folder: bitstream, configuration, and the report as JSON and HTML."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def write_products(
     name, contents = bitstream_file(done, board)
     stem = folder / f"{done.config.name}-{board.name}"
     network = None if program is None else network_figures(done, program)
-    report = done.to_dict() | {"network": network}
+    report = done.to_dict() | {"network": network, "bitstream_sha256": hashlib.sha256(contents).hexdigest()}
     texts = {
         ".toml": done.config.to_toml(),
         ".json": json.dumps(report, indent=2),

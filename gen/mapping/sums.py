@@ -43,7 +43,7 @@ def fuse_sums(graph: Graph, config: AcceleratorConfig) -> Graph:
             raise ModelError(
                 f"configuration {config.name} cannot add two tensors",
                 where=f"layer {operator.name}",
-                remedy="use a configuration with residual = true",
+                remedy="use a configuration with residual = true (not on iCE40, whose memories cannot do it)",
             )
         if _half(graph.mode) not in (operator.first, operator.second):
             raise ModelError(

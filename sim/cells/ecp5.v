@@ -32,8 +32,8 @@ module MULT18X18D #(parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", 
   end
 endmodule
 
-// 1024 words of 18 bits. Both ports have the same width: 9, 18, or 36 with A the writing and B the reading one,
-// whose upper half is then on B. The low bits of a wide port's address enable its bytes.
+// 1024 words of 18 bits; ports of 1, 2 or 4 bits do not see the ninth bit of a half. With 36 bits A is the writing
+// and B the reading port, and the upper half is on B. The low bits of a wide port's address enable its bytes.
 module DP16KD #(parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18, REGMODE_A = "NOREG", REGMODE_B = "NOREG",
     WRITEMODE_A = "NORMAL", WRITEMODE_B = "NORMAL", RESETMODE = "SYNC", ASYNC_RESET_RELEASE = "SYNC",
     CSDECODE_A = "0b000", CSDECODE_B = "0b000", CLKAMUX = "CLKA", CLKBMUX = "CLKB", GSR = "ENABLED",
@@ -62,6 +62,8 @@ module DP16KD #(parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18, REGMODE_A = "NOR
    output DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3,
        DOB2, DOB1, DOB0);
   localparam WIDE = DATA_WIDTH_A == 36;
+  localparam NARROW_A = DATA_WIDTH_A < 9, NARROW_B = DATA_WIDTH_B < 9;
+  localparam BITS_A = NARROW_A ? DATA_WIDTH_A : 1, BITS_B = NARROW_B ? DATA_WIDTH_B : 1;
   reg [17:0] memory [0:1023];
   wire [13:0] a_address = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1,
       ADA0};
@@ -83,20 +85,28 @@ module DP16KD #(parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18, REGMODE_A = "NOR
   wire [17:0] a_in = DATA_WIDTH_A == 9 ? {2{in[8:0]}} : in[17:0];
   wire [17:0] b_in = DATA_WIDTH_B == 9 ? {2{in[26:18]}} : in[35:18];
 
-  always @(posedge CLKA) if (a_write) begin
+  // Lowest bit of a narrow port's piece.
+  wire [3:0] a_piece = a_address[3:0] & ~(BITS_A - 4'd1), b_piece = b_address[3:0] & ~(BITS_B - 4'd1);
+  wire [4:0] a_low = a_piece + {4'd0, a_piece[3]}, b_low = b_piece + {4'd0, b_piece[3]};
+
+  always @(posedge CLKA) if (a_write && NARROW_A) memory[a_word][a_low +: BITS_A] <= in[BITS_A-1:0];
+  always @(posedge CLKB) if (b_write && NARROW_B) memory[b_word][b_low +: BITS_B] <= in[18 +: BITS_B];
+  always @(posedge CLKA) if (a_write && !NARROW_A) begin
     if (a_enable[0]) memory[a_word][8:0] <= a_in[8:0];
     if (a_enable[1]) memory[a_word][17:9] <= a_in[17:9];
     if (WIDE && a_address[2]) memory[a_word | 10'd1][8:0] <= in[26:18];
     if (WIDE && a_address[3]) memory[a_word | 10'd1][17:9] <= in[35:27];
   end
-  always @(posedge CLKB) if (b_write && !WIDE) begin
+  always @(posedge CLKB) if (b_write && !WIDE && !NARROW_B) begin
     if (b_enable[0]) memory[b_word][8:0] <= b_in[8:0];
     if (b_enable[1]) memory[b_word][17:9] <= b_in[17:9];
   end
 
   wire [17:0] a_read = memory[a_word], b_read = memory[b_word];
-  wire [17:0] a_found = DATA_WIDTH_A == 9 && a_address[3] ? {9'd0, a_read[17:9]} : a_read;
-  wire [17:0] b_found = DATA_WIDTH_B == 9 && b_address[3] ? {9'd0, b_read[17:9]} : b_read;
+  wire [17:0] a_half = DATA_WIDTH_A == 9 && a_address[3] ? {9'd0, a_read[17:9]} : a_read;
+  wire [17:0] b_half = DATA_WIDTH_B == 9 && b_address[3] ? {9'd0, b_read[17:9]} : b_read;
+  wire [17:0] a_found = NARROW_A ? a_read >> a_low : a_half;
+  wire [17:0] b_found = NARROW_B ? b_read >> b_low : b_half;
   always @(posedge CLKA) begin
     if (CEA && (!WEA || WRITEMODE_A == "READBEFOREWRITE")) a_q <= a_found;
     if (OCEA) a_register <= a_q;

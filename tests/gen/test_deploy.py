@@ -1,5 +1,6 @@
 """Deploying up to the cable: the loader is a script, the board a simulation."""
 
+import hashlib
 import json
 import os
 import stat
@@ -66,13 +67,23 @@ def test_a_bitstream_of_ones_own_is_programmed_and_identified(tmp_path, monkeypa
     loader(tmp_path, monkeypatch, f"open({str(told)!r}, 'a').write(open(sys.argv[-1]).read())")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{others}")  # the simulation needs its compiler
     (tmp_path / "mine.bin").write_text("[bits]")
+    report = {"board": "icebreaker", "bitstream_sha256": hashlib.sha256(b"[bits]").hexdigest()}
+    (tmp_path / "mine.json").write_text(json.dumps(report))
     (tmp_path / "mine.toml").write_text(CONFIG.replace(name="mine").to_toml())
     monkeypatch.setattr(deploy, "find_port", lambda board, port: "sim:tiny")
     done = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "mine.bin"), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["config"] == "mine" and told.read_text() == "[bits]"
     gone = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "gone.bin"))
-    assert gone.exit_code == 2 and "gone.toml" in gone.output
+    assert gone.exit_code == 2 and "gone.bin" in gone.output
+    other = invoke("deploy", "--board", "ulx3s-12f", "--bitstream", str(tmp_path / "mine.bin"))
+    assert other.exit_code == 2 and "it was built for icebreaker, not for ulx3s-12f" in other.output
+    (tmp_path / "mine.bin").write_text("[other bits]")
+    changed = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "mine.bin"))
+    assert changed.exit_code == 2 and "not the bitstream that mine.json tells of" in changed.output
+    (tmp_path / "mine.json").write_text("{}")
+    strange = invoke("deploy", "--board", "icebreaker", "--bitstream", str(tmp_path / "mine.bin"))
+    assert strange.exit_code == 2 and "no report of popshift build" in strange.output
 
 
 @pytest.mark.parametrize(

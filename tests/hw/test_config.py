@@ -61,6 +61,14 @@ def test_toml_round_trip(tmp_path):
             "configuration tiny: accumulator_width must be at least 29 with residual = true and exact "
             "requantisation, not 24; raise it, or set residual to false",
         ),
+        (
+            {"paired_banks": True, "rows": 3, "tile_rows": 3, "post_lanes": 1},
+            "configuration tiny: rows must be even with paired_banks = true, not 3; choose an even number",
+        ),
+        (
+            {"paired_banks": True},
+            "configuration tiny: residual must be false with paired_banks = true, not true; set residual = false",
+        ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
         (
             {"baud": 90_000_000},
@@ -90,6 +98,10 @@ def test_missing_key_and_bad_files(tmp_path):
         load_config(broken)
     with pytest.raises(ConfigError, match="cannot read it"):
         load_config(tmp_path / "none.toml")
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(load_config("tiny").to_toml().replace("rows = 4", "rows = 0"))
+    with pytest.raises(ConfigError, match=r"wrong.toml: \w*rows must be"):
+        load_config(wrong)
 
 
 def test_digest_tells_architectures_apart_and_nothing_else():

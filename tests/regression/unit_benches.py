@@ -15,7 +15,9 @@ from popshift.hw.tech.ecp5 import block_ram_rows
 from popshift.hw.tech.portable import Portable
 
 _RAM_PARTS = {(5, 1300): (512, 512, 276), (88, 1324): block_ram_rows(88, 1324), (3, 20): (16, 4)}
-RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130), *_RAM_PARTS)
+_DEEP = ((8, 4096), (5, 8192), (1, 16384))
+"""Block RAM of 4, 2 and 1 bits."""
+RAM_SHAPES = ((1, 2), (8, 16), (33, 100), (7, 3), (72, 130), *_DEEP, *_RAM_PARTS)
 """Width and depth of memories tested on their own; some in parts, as ECP5's are."""
 assert len(_RAM_PARTS[88, 1324]) == 2
 
