@@ -67,7 +67,8 @@ def test_toml_round_trip(tmp_path):
         ),
         (
             {"paired_banks": True},
-            "configuration tiny: residual must be false with paired_banks = true, not true; set residual = false",
+            "configuration tiny: residual must be false with paired_banks = true, not true; "
+            "set residual = false",
         ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
         (
