@@ -40,7 +40,7 @@ def test_a_network_on_an_ice40_netlist(tmp_path):
 
 
 def test_what_cannot_be_simulated_as_a_netlist(monkeypatch):
-    with pytest.raises(InputError, match=r"netlists of gowin cannot be simulated.*choose ecp5 or ice40"):
+    with pytest.raises(InputError, match=r"netlists of 'gowin' cannot be simulated.*choose ecp5 or ice40"):
         cell_models("gowin")
     config = load_config("tiny")
     graph = small_network(config, np.random.default_rng(6))
