@@ -22,8 +22,8 @@ _PATIENCE, _MANY = 60, 40
 """Turns of the router, and wires in conflict after them that half of the turns have not made fewer: runs that
 found an end had fewer than 30 by then."""
 _LONG = 300
-"""Turns without fewer conflicts than ever before: of runs that found an end, none took more than 34, but for one
-that took 1,446; another seed is found sooner."""
+"""Turns without fewer conflicts than ever before. Of the runs that found an end none had more than 34, but
+for one that had 1,446; another seed takes less time."""
 CONSTRAINT_MARGIN = 1.05
 """nextpnr stops improving a path that meets its constraint, so it is asked for a little more than is wanted.
 """
