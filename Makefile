@@ -50,7 +50,7 @@ results: setup $(VENV)/.installed-build
 	$(BIN)/popshift bench --link -c tiny -c a16 --json > results/link.json
 	$(BIN)/popshift build --board icebreaker --seeds 3 --json -o results > results/build-icebreaker.json
 	$(BIN)/popshift build --board ulx3s-12f --seeds 3 --json -o results > results/build-ulx3s-12f.json
-	$(BIN)/popshift build --board ulx3s-85f --seeds 1 --json -o results > results/build-ulx3s-85f.json
+	$(BIN)/popshift build --board ulx3s-85f --json -o results > results/build-ulx3s-85f.json
 	$(BIN)/popshift build --board tangnano-20k --seeds 3 --json -o results > results/build-tangnano-20k.json
 	$(BIN)/popshift build --board tangnano-9k --json -o results > results/build-tangnano-9k.json
 	$(BIN)/popshift build --board orangecrab-25f --json -o results > results/build-orangecrab-25f.json
