@@ -5,7 +5,6 @@ compiler, simulators and driver read it from here.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from popshift.hw import numerics
-from popshift.hw.errors import ConfigError
+from popshift.hw.errors import ConfigError, did_you_mean
 from popshift.hw.numerics import Requantise
 
 PE_KINDS = ("mul", "shift", "xnor")
@@ -383,8 +382,7 @@ class AcceleratorConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
+                remedy = did_you_mean(key, fields).strip() or f"known keys: {', '.join(fields)}"
                 raise ConfigError(f"unknown key {key!r}", where=where, remedy=remedy)
         for key, field in fields.items():
             if field.default is dataclasses.MISSING and key not in values:
@@ -442,8 +440,7 @@ def load_config(name_or_path: str | Path) -> AcceleratorConfig:
         return AcceleratorConfig.from_toml(path)
     configs = named_configs()
     if text not in configs:
-        near = difflib.get_close_matches(text, configs, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(text, configs)
         raise ConfigError(
             f"no configuration named {text!r}",
             remedy=f"{hint}shipped: {', '.join(configs)}; or give a .toml file",

@@ -1,6 +1,5 @@
 """The standard cases, by name: a new one is a function that builds it and one entry in `CASES`."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +22,7 @@ from popshift.gen.frontend.float_graph import FloatTensor
 from popshift.gen.graph import Add, Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.errors import InputError, ModelError
+from popshift.hw.errors import InputError, did_you_mean, ModelError
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
 if TYPE_CHECKING:
@@ -433,9 +432,7 @@ def choose(names: Sequence[str]) -> dict[str, Case]:
     files = {name: file_case(name) for name in names if Path(name).suffix.lower() in FRONTENDS}
     for name in names:
         if name not in CASES and name not in files:
-            near = difflib.get_close_matches(name, CASES, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            remedy = f"{hint}name a model file, or one of {', '.join(CASES)}"
+            remedy = f"{did_you_mean(name, CASES)}name a model file, or one of {', '.join(CASES)}"
             raise InputError(f"no bench case named {name!r}", remedy=remedy)
     short = [Path(name).name for name in files]
     titles = {name: Path(name).name if short.count(Path(name).name) == 1 else name for name in files}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from popshift.gen.implement.build import Build
     from popshift.gen.implement.place_route import Report
 
+MINUTES = 120
+Minutes = Annotated[float, typer.Option(help="Give a seed up after this time.")]
 BOARD_HELP = "Board, e.g. ulx3s-85f, icebreaker; popshift boards lists them."
 _FOLDER = Path("popshift-build")
 
@@ -36,7 +38,7 @@ def build(
     clock: Annotated[
         float | None, typer.Option(help="Clock to aim for, in MHz; by default the configuration's.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Give a seed up after this time.")] = 120,
+    minutes: Minutes = MINUTES,
     unit: Annotated[
         str | None,
         typer.Option(help="Build this part alone on a device, between registers, e.g. mesh."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from popshift.gen.cli.build import BOARD_HELP
+from popshift.gen.cli.build import BOARD_HELP, MINUTES, Minutes
 from popshift.gen.cli.output import Json, print_json, print_table
 from popshift.hw.errors import EXIT_FAILED, InputError
 
@@ -33,12 +33,12 @@ def deploy(
         int | None, typer.Option(help="Place and route with so many seeds, as given to popshift build.")
     ] = None,
     clock: Annotated[float | None, typer.Option(help="Clock in MHz, as given to popshift build.")] = None,
-    minutes: Annotated[float, typer.Option(help="Give a seed up after this time.")] = 120,
+    minutes: Minutes = MINUTES,
     bitstream: Annotated[
         Path | None,
         typer.Option(
-            help="Program this file of popshift build instead of building; its configuration is the .toml "
-            "beside it."
+            help="Program this file of popshift build instead of building; the .toml and .json beside it "
+            "say what it is."
         ),
     ] = None,
     skip_programming: Annotated[

@@ -104,7 +104,7 @@ def _spram(m: Module, name: str, address, written, mask) -> Signal:
     word = Signal(SPRAM_BITS, name=f"{name}_word")
     m.submodules[name] = Instance(
         "SB_SPRAM256KA",
-        i_ADDRESS=Cat(address, Const(0, 14 - len(address))),
+        i_ADDRESS=Cat(address, Const(0, (SPRAM_DEPTH - 1).bit_length() - len(address))),
         i_DATAIN=Cat(written, Const(0, SPRAM_BITS - len(written))),
         i_MASKWREN=Cat(bit.replicate(2) for bit in mask),  # of four bits each
         i_WREN=mask.any(),
