@@ -22,7 +22,7 @@ from popshift.gen.frontend.float_graph import FloatTensor
 from popshift.gen.graph import Add, Convolution, Graph, Pool, Pooling, Requantisation, Tensor, Window
 from popshift.hw import numerics
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.errors import InputError, did_you_mean, ModelError
+from popshift.hw.errors import InputError, ModelError, did_you_mean
 from popshift.hw.numerics import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Requantise
 
 if TYPE_CHECKING:
