@@ -45,6 +45,7 @@ class Board:
     dfu: vendor and product number on USB of a bootloader that takes the bitstream, if it is programmed that
         way.
     serial: vendor and product number of its serial port on USB.
+    first_seed: of place and route: one that is known to meet the clock of the board's configuration.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Board:
     dfu: tuple[int, int] | None = None
     serial: tuple[int, int]
     uart: int = 0
+    first_seed: int = 1
 
     def configure(self, config: AcceleratorConfig, *, clock_hz: int | None = None) -> AcceleratorConfig:
         """The configuration as it is built for this board: a UART at the highest rate that both ends can do.

@@ -28,5 +28,6 @@ ULX3S_85F = Board(
     platform=ULX3S_85F_Platform,
     device="lfe5u-85f",
     configuration="ulx3s-85f",
+    first_seed=2,  # 103.9 MHz; the router does not find an end with 1
     **_COMMON,
 )

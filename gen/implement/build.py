@@ -180,7 +180,8 @@ def build_for_board(
 
     Parameters
     ----------
-    seeds: by default as many as it takes until one is as fast as wanted, at most `SEEDS_TRIED`.
+    seeds: so many, from the board's first on; by default as many as it takes until one is as fast as wanted,
+        at most `SEEDS_TRIED`.
 
     Raises
     ------
@@ -203,7 +204,7 @@ def build_for_board(
         options=device.synthesis,
     )
     design = _Design(configured, netlist, pins.of_board(constraints, device.family))
-    tried = range(1, (seeds or SEEDS_TRIED) + 1)
+    tried = range(board.first_seed, board.first_seed + (seeds or SEEDS_TRIED))
     done = _routed(design, device, tried, wanted, minutes, until_met=seeds is None)
     return dataclasses.replace(done, board=board.name, bitstream=pack(done.best, device))
 
