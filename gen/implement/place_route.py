@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from popshift.gen.implement import floor_plan, pins, timing
+from popshift.gen.implement import floor_plan, pins, placement, timing
 from popshift.gen.implement.devices import Device
 from popshift.gen.implement.synthesis import Netlist
 from popshift.gen.implement.toolchain import NEXTPNR, run
@@ -34,12 +34,11 @@ _SILENT_MINUTES = {"ice40": 3.0}
 """nextpnr's placer tells of each of its turns, which take seconds; in a nearly full iCE40 one can go on for
 ever (the legaliser moves cells at random until they fit).
 """
-_ROUTED = {
-    "ecp5": ("--textcfg", "routed.config"),
-    "ice40": ("--asc", "routed.asc"),
-    "gowin": ("--write", "routed.json"),
-}
-"""How a family's nextpnr is asked for its result, and the file it becomes."""
+_DESIGN = ("--write", "routed.json")
+"""How nextpnr is asked for the design with the places of its cells, and the file it becomes."""
+_ROUTED = {"ecp5": ("--textcfg", "routed.config"), "ice40": ("--asc", "routed.asc"), "gowin": _DESIGN}
+"""The same for what a family's packer takes."""
+_PLACEMENT = "placement.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +57,7 @@ class Report:
     seconds: how long nextpnr took when the result was made.
     log: file with all that nextpnr printed.
     routed: its result, as `popshift.gen.implement.bitstream` takes it.
+    placement: file that `popshift.gen.implement.placement.Placement` loads.
     """
 
     device: str
@@ -74,6 +74,7 @@ class Report:
     seconds: float
     log: str
     routed: str
+    placement: str
 
     @property
     def slowest_mhz(self) -> float:
@@ -144,7 +145,7 @@ def place_and_route(
     constraint = clock_mhz * CONSTRAINT_MARGIN
     placed = board_pins or pins.anywhere(netlist, device, constraint)
     result = _ROUTED[device.family]
-    command = [*device.nextpnr, *placed.arguments, *result, "--seed", str(seed)]
+    command = [*device.nextpnr, *placed.arguments, *dict.fromkeys((*_DESIGN, *result)), "--seed", str(seed)]
     command += ["--freq", f"{constraint:.3f}"]
     path, version = tool.require(), tool.version or "unknown"
 
@@ -166,10 +167,12 @@ def place_and_route(
             silent_minutes=_SILENT_MINUTES.get(device.family),
         )
         copy.unlink()
+        _note_places(folder, keep=result == _DESIGN)
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
 
+    noted = inspect.getsource(placement)
     plan = [inspect.getsource(floor_plan), *device.multiplier_sites] if device.multiplier_sites else []
-    key = digest(netlist.digest, path.name, version, " ".join(command), *placed.files.values(), *plan)
+    key = digest(netlist.digest, path.name, version, " ".join(command), *placed.files.values(), *plan, noted)
     what = f"{device.name}, place and route with seed {seed} (about {_minutes(netlist, path)} min)"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
 
@@ -201,6 +204,15 @@ def _planned(netlist: Netlist, device: Device, copy: Path) -> Path:
     else:
         shutil.copyfile(netlist.path, copy)
     return copy
+
+
+def _note_places(folder: Path, *, keep: bool) -> None:
+    """Keep of nextpnr's design, which is large, only where its cells are; `keep`: all the same."""
+    written = folder / _DESIGN[1]
+    design = json.loads(written.read_text(encoding="utf-8"))
+    placement.Placement.of_design(design).save(folder / _PLACEMENT)
+    if not keep:
+        written.unlink()
 
 
 def _check_room(netlist: Netlist, device: Device) -> None:
@@ -243,6 +255,7 @@ def _read(folder: Path, device: Device, seed: int, clock_mhz: float) -> Report:
         seconds=float((folder / "seconds").read_text(encoding="utf-8")),
         log=str(folder / "nextpnr.log"),
         routed=str(folder / _ROUTED[device.family][1]),
+        placement=str(folder / _PLACEMENT),
     )
 
 

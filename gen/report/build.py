@@ -3,14 +3,20 @@ goes.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popshift.gen.implement.placement import PARTS, Placement
 from popshift.gen.report.charts import Bar, stacked_bars
+from popshift.gen.report.floor_plan import floor_plan
 from popshift.gen.report.page import Figure, Page, Paragraph, Section, Table, percent
 
 if TYPE_CHECKING:
     from popshift.gen.implement.build import Build
     from popshift.gen.implement.place_route import Report
+
+_COLOURS = ("matrix", "accumulators", "feeding", "channel", "drain", "weights", "control")
+"""Of `PARTS`: names in the style sheet."""
 
 
 def build_page(done: "Build", title: str, network: Mapping[str, Any] | None) -> Page:
@@ -48,7 +54,7 @@ def build_page(done: "Build", title: str, network: Mapping[str, Any] | None) -> 
         verdict=verdict,
         figures=figures,
         facts=facts,
-        sections=[_resources(best), _clocks(done), _path(best)],
+        sections=[_resources(best), _floor_plan(best), _clocks(done), _path(best)],
     )
 
 
@@ -67,6 +73,13 @@ def _resources(report: "Report") -> Section:
         for bar in bars
     ]
     return Section(title="Resources", blocks=[Figure(picture=stacked_bars(legend, shares, unit="%"))])
+
+
+def _floor_plan(report: "Report") -> Section:
+    colours = dict(zip(PARTS, _COLOURS, strict=True))
+    picture = floor_plan(Placement.load(Path(report.placement)), colours)
+    text = "The tiles of the device, coloured by the part that has most cells there; the darker, the fuller."
+    return Section(title="Floor plan", blocks=[Figure(picture=picture, caption=text)])
 
 
 def _clocks(done: "Build") -> Section:

@@ -39,13 +39,17 @@ def stacked_bars(legend: Mapping[str, str], bars: Sequence[Bar], *, unit: str) -
     """
     longest = max([1.0, *(sum(bar.parts) for bar in bars), *(bar.mark or 0 for bar in bars)])
     used = [any(bar.parts[index] for bar in bars) for index in range(len(legend))]
-    keys = Markup("").join(
-        Markup('<span style="--colour:{}">{}</span>').format(colour, name)
-        for (name, colour), shown in zip(legend.items(), used, strict=True)
-        if shown
-    )
+    shown = {name: colour for (name, colour), some in zip(legend.items(), used, strict=True) if some}
     rows = Markup("").join(_bar(bar, legend, longest, unit) for bar in bars)
-    return Markup('<div class="legend">{}</div><div class="bars">{}</div>').format(keys, rows)
+    return colour_keys(shown) + Markup('<div class="bars">{}</div>').format(rows)
+
+
+def colour_keys(colours: Mapping[str, str]) -> Markup:
+    """Names with their colours, CSS values."""
+    keys = (
+        Markup('<span style="--colour:{}">{}</span>').format(colour, name) for name, colour in colours.items()
+    )
+    return Markup('<div class="legend">{}</div>').format(Markup("").join(keys))
 
 
 def _bar(bar: Bar, legend: Mapping[str, str], longest: float, unit: str) -> Markup:

@@ -1,6 +1,7 @@
 """Bitstreams for one board of each small family, made by one command, fast enough for their clocks."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from popshift.firmware_py.program import Program
 from popshift.gen.cli.main import app
 from popshift.gen.compilation import compile_graph
+from popshift.gen.implement.placement import Placement
 from popshift.hw.config import load_config
 
 
@@ -40,5 +42,10 @@ def test_a_bitstream_that_meets_timing(tmp_path, board, config, macs, mhz, suffi
     assert (tmp_path / f"{config}-{board}{suffix}").read_bytes().startswith(begins)
     report = json.loads((tmp_path / f"{config}-{board}.json").read_text())
     assert report["network"]["macs"] == sum(layer.macs for layer in compiled.layers)
-    assert "Critical path" in (tmp_path / f"{config}-{board}.html").read_text()
+    page = (tmp_path / f"{config}-{board}.html").read_text()
+    assert "Critical path" in page and "Floor plan" in page
+    placement = Placement.load(Path(report["median"]["placement"]))
+    multipliers = sum(count for (_, _, part), count in placement.cells.items() if part == "PE array")
+    assert multipliers > loaded.peak_macs_per_cycle  # at least a cell for each, and what adds them up
+    assert sum(placement.cells.values()) > 0.5 * report["synthesis"]["ff"]
     assert load_config(tmp_path / f"{config}-{board}.toml").digest == loaded.digest

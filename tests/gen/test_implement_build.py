@@ -335,6 +335,7 @@ def test_build_of_a_unit(monkeypatch):
         return Report(
             device=device.name, seed=seed, clock_mhz=clock_mhz, fmax_mhz={"clk": 50.0}, lut=None, ff=None,
             block_ram=None, dsp=None, spram=None, cells={}, critical_path=[], seconds=1.0, log="", routed="",
+            placement="",
         )  # fmt: skip
 
     monkeypatch.setattr("popshift.gen.implement.build.place_and_route", place)
