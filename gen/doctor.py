@@ -22,6 +22,8 @@ from popshift.sim.build_cache import cache_folder
 
 MINIMUM_PYTHON = (3, 11)
 MAIN_JOB = "compile and simulate"
+_SERIAL_GROUP = "dialout"
+"""Who may open serial ports on Debian, Ubuntu and Fedora."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def _boards() -> list[Finding]:
     return [
         _package("pyserial", "pyserial", "boards on a serial port", module="serial", optional=True),
         _loader(),
+        *_rights(),
     ]
 
 
@@ -139,6 +142,19 @@ def _loader() -> Finding:
     if not finding.found and LOADER.available:  # installed, but it does not start: its libraries are missing
         return Finding(LOADER.name, False, None, needed_for, True, system_install(*LOADER_LIBRARIES))
     return finding
+
+
+def _rights() -> list[Finding]:
+    """Whether this user may open serial ports, where a group of users may (Linux)."""
+    try:
+        group = importlib.import_module("grp").getgrnam(_SERIAL_GROUP)
+    except (ImportError, KeyError):
+        return []
+    tool, needed_for = "serial ports", "boards on a serial port"
+    if os.geteuid() == 0 or group.gr_gid in (os.getegid(), *os.getgroups()):
+        return [_found(tool, "may be opened", needed_for, optional=True)]
+    mend = f"sudo usermod -aG {_SERIAL_GROUP} $USER, then log in again"
+    return [Finding(tool, False, None, needed_for, True, mend)]
 
 
 def _cache() -> Finding:

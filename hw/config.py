@@ -389,9 +389,10 @@ class AcceleratorConfig:
                 raise ConfigError(f"{key} is missing", where=where, remedy=f"add {key} = …")
         return cls(**values)
 
-    def to_toml(self) -> str:
-        """One ``key = value`` line per field; `from_toml` reads it back."""
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.to_dict().items())
+    def to_toml(self, *, named: bool = True) -> str:
+        """One ``key = value`` line per field; `from_toml` reads it back. Not `named`: without its name."""
+        values = self.to_dict()
+        return "".join(f"{key} = {json.dumps(values[key])}\n" for key in values if named or key != "name")
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:

@@ -20,7 +20,8 @@ def configs(
         if as_json:
             print_json(config.to_dict())
         else:
-            print(config.to_toml(), end="")
+            # A file is called as its stem: a copy that is changed must not go by the name of the first.
+            print(config.to_toml(named=False), end="")
         return
     shipped = named_configs()
     if as_json:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,11 +16,9 @@ from popshift.gen.cli.arrays import (
 )
 from popshift.gen.cli.output import Json, print_json, require_writable
 from popshift.gen.cli.simulate import INPUTS_HELP
+from popshift.hw.config import AcceleratorConfig, load_config
 from popshift.hw.errors import InputError
 from popshift.hw.status import plain_counters
-
-if TYPE_CHECKING:
-    from popshift.hw.config import AcceleratorConfig
 
 PORT_HELP = "A serial device (/dev/ttyUSB0, COM3), tcp:HOST:PORT, or sim: for a simulated board."
 
@@ -53,6 +51,9 @@ def run(
     if board is not None:
         port, baud = _of_board(board, loaded.config, port, baud)
     assert port is not None
+    kind, _, simulated = port.partition(":")
+    if kind == "sim" and simulated:
+        loaded.require(load_config(simulated))  # before it is built
     with open_device(port, config=loaded.config, baud=baud) as device:
         started = time.monotonic()
         device.load(loaded, progress=not as_json)
@@ -91,7 +92,7 @@ def run(
 
 
 def _of_board(
-    name: str, config: "AcceleratorConfig", port: str | None, baud: int | None
+    name: str, config: AcceleratorConfig, port: str | None, baud: int | None
 ) -> tuple[str, int | None]:
     """Port and speed of a board that `popshift deploy` has programmed, where they are not given."""
     from popshift.boards import board as board_named

@@ -308,6 +308,7 @@ def test_run_on_a_simulated_board(program):
         (("run", "net.pop", "-p", "foo", "-i", "x.npy"), 2, "foo: unknown port; use sim:, tcp:HOST:PORT or"),
         (("run", "net.pop", "-p", "usb:1", "-i", "x.npy"), 2, "no transport is called 'usb'"),
         (("run", "net.pop", "-p", "sim:", "-i", "wrong.npy"), 2, "the shape must be (n, 1, 4, 4)"),
+        (("run", "net.pop", "-p", "sim:a32", "-i", "x.npy"), 2, "not for configuration a32: "),
         (("run", "net.pop", "-p", "sim:", "--baud", "9600", "-i", "x.npy"), 2, "leave --baud out"),
     ],
 )

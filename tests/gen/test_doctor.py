@@ -60,6 +60,16 @@ def test_a_loader_without_its_libraries_is_told_from_a_missing_one(monkeypatch, 
     assert found.mend == "sudo apt-get install libusb-1.0-0 libftdi1-2 libhidapi-hidraw0"
 
 
+def test_a_user_without_the_group_of_serial_ports_is_told_to_join_it(monkeypatch):
+    grp = pytest.importorskip("grp")
+    monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", 4321, [])))
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    for groups, found, mend in ([4321], True, ""), ([], False, "sudo usermod -aG dialout $USER"):
+        monkeypatch.setattr("os.getgroups", lambda groups=groups: groups)
+        (finding,) = (each for each in doctor.examine() if each.tool == "serial ports")
+        assert finding.found is found and finding.mend.startswith(mend) and finding.optional
+
+
 def test_a_missing_package_names_the_exact_requirement(monkeypatch):
     original = doctor.package_version
     monkeypatch.setattr(doctor, "package_version", lambda name: None if name == "torch" else original(name))
