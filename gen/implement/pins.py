@@ -9,9 +9,10 @@ from popshift.gen.implement.synthesis import Netlist
 from popshift.hw.errors import InputError
 
 CLOCK_PORT = "clk"
+TIMING_RIPUP = "--tmg-ripup"
 # router2 is several times faster than the default router1, but needs the clock at a clock pin, and lets nets
 # make long detours unless it is told to rip up those that miss the constraint.
-_ECP5_ROUTER = ("--router", "router2", "--tmg-ripup")
+_ECP5_ROUTER = ("--router", "router2", TIMING_RIPUP)
 
 
 @dataclass(frozen=True, slots=True)

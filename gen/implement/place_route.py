@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from popshift.sim.build_cache import cached, digest
 _PATIENCE, _MANY = 60, 40
 """Turns of the router, and wires in conflict after them that half of the turns have not made fewer: runs that
 found an end had fewer than 30 by then."""
+_SLOW = 20
+"""Turns without conflicts that still rip up wires which miss the constraint: every run that found an end had
+one."""
 _LONG = 300
 """Turns without fewer conflicts than ever before. Of the runs that found an end none had more than 34, but
 for one that had 1,446; another seed takes less time."""
@@ -156,16 +160,22 @@ def place_and_route(
         copy = _planned(netlist, device, folder / "netlist.json")
         whole = [path, *command, "--json", copy.name, "--top", netlist.top]
         whole += ["--timing-allow-fail", "--report", "report.json"]
-        start = time.monotonic()
-        run(
-            whole,
+        start, log = time.monotonic(), folder / "nextpnr.log"
+        attempt = partial(
+            run,
             task=f"place and route for {device.name}, seed {seed}",
-            log=folder / "nextpnr.log",
+            log=log,
             cwd=folder,
             minutes=minutes,
             hopeless=_hopeless,
             silent_minutes=_SILENT_MINUTES.get(device.family),
         )
+        try:
+            attempt(whole)
+        except ToolError:
+            if not _only_slow(log.read_text(encoding="utf-8", errors="replace")):
+                raise
+            attempt([word for word in whole if word != pins.TIMING_RIPUP])
         copy.unlink()
         _note_places(folder, keep=result == _DESIGN)
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
@@ -184,10 +194,22 @@ def _minutes(netlist: Netlist, nextpnr: Path) -> int:
     return max(1, round(cells * _SECONDS_PER_CELL[netlist.family] / faster / 60))
 
 
+def _overused(log: str) -> list[int]:
+    """Wires in conflict after each of router2's turns."""
+    return [int(number) for number in re.findall(r"\biter=\d+ .*?\boverused=(\d+)", log)]
+
+
+def _only_slow(log: str) -> bool:
+    """No conflict is left, but wires that miss the constraint are routed again and again."""
+    return len(last := _overused(log)[-_SLOW:]) == _SLOW and not any(last)
+
+
 def _hopeless(log: str) -> str | None:
-    """router2 can go on for ever with some placements: conflicts that only move."""
-    overused = [int(number) for number in re.findall(r"\biter=\d+ .*?\boverused=(\d+)", log)]
+    """router2 can go on for ever with some placements: conflicts that only move, or wires that stay slow."""
+    overused = _overused(log)
     turns = len(overused)
+    if _only_slow(log):
+        return f"the router does not find faster wires (in {turns} turns)"
     many = turns >= _PATIENCE and overused[-1] >= _MANY and overused[-1] >= overused[turns // 2]
     long = turns > _LONG and min(overused[-_LONG:]) >= min(overused[:-_LONG])
     if not many and not long:

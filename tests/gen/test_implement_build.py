@@ -207,6 +207,26 @@ def test_place_and_route_reports_what_nextpnr_found(monkeypatch):
     assert place_and_route(netlist, up5k, seed=1, clock_mhz=24.0) == reports[0]
 
 
+@needs("ecp5")
+def test_wires_that_stay_slow_are_routed_without_the_constraint(monkeypatch):
+    """With nextpnr's part played: it goes on for ever unless it may leave wires slow."""
+    asked = []
+
+    def nextpnr(command, *, log, cwd, **_):
+        asked.append("--tmg-ripup" in command)
+        log.write_text("iter=1 wires=9 overused=0 tmgfail=3\n" * 20)
+        if asked[-1]:
+            raise ToolError("the router does not find faster wires")
+        report = {"fmax": {"clk": {"achieved": 99.0}}, "critical_paths": [], "utilization": {}}
+        (cwd / "report.json").write_text(json.dumps(report))
+        (cwd / "routed.json").write_text(json.dumps({"modules": {"top": {"cells": {}}}}))
+
+    monkeypatch.setattr("popshift.gen.implement.place_route.run", nextpnr)
+    small = device("lfe5u-25f")
+    found = place_and_route(synthesise(MULTIPLY, family="ecp5"), small, clock_mhz=100.0)
+    assert asked == [True, False] and found.slowest_mhz == 99.0
+
+
 def test_a_design_that_needs_more_than_the_device_has_is_refused_before_placing():
     deep = MULTIPLY.replace("memory [0:2047]", "memory [0:65535]").replace("[10:0]", "[15:0]")
     deep = deep.replace("reg [11:0] count", "reg [15:0] count")

@@ -113,6 +113,8 @@ def test_a_router_without_hope_is_one_whose_conflicts_only_move():
     assert _hopeless(turns(*falling[:40])) is None
     stuck = _hopeless(turns(*falling[:40], *range(430, 500)))
     assert stuck == "the router does not get rid of its conflicts (499 after 110 turns)"
+    assert _hopeless(turns(*falling, *[0] * 19)) is None
+    assert _hopeless(turns(*falling, *[0] * 20)) == "the router does not find faster wires (in 119 turns)"
 
 
 def test_standard_input_reaches_the_tool(tmp_path):
