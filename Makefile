@@ -27,7 +27,7 @@ demo: setup
 test: lint unit
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 
 tools: $(VENV)/.installed-build
 
