@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,22 +159,9 @@ def place_and_route(
         copy = _planned(netlist, device, folder / "netlist.json")
         whole = [path, *command, "--json", copy.name, "--top", netlist.top]
         whole += ["--timing-allow-fail", "--report", "report.json"]
-        start, log = time.monotonic(), folder / "nextpnr.log"
-        attempt = partial(
-            run,
-            task=f"place and route for {device.name}, seed {seed}",
-            log=log,
-            cwd=folder,
-            minutes=minutes,
-            hopeless=_hopeless,
-            silent_minutes=_SILENT_MINUTES.get(device.family),
-        )
-        try:
-            attempt(whole)
-        except ToolError:
-            if not _only_slow(log.read_text(encoding="utf-8", errors="replace")):
-                raise
-            attempt([word for word in whole if word != pins.TIMING_RIPUP])
+        start = time.monotonic()
+        task = f"place and route for {device.name}, seed {seed}"
+        _until_routed(whole, folder, task, minutes, _SILENT_MINUTES.get(device.family))
         copy.unlink()
         _note_places(folder, keep=result == _DESIGN)
         (folder / "seconds").write_text(f"{time.monotonic() - start:.1f}", encoding="utf-8")
@@ -185,6 +171,20 @@ def place_and_route(
     key = digest(netlist.digest, path.name, version, " ".join(command), *placed.files.values(), *plan, noted)
     what = f"{device.name}, place and route with seed {seed} (about {_minutes(netlist, path)} min)"
     return _read(cached("place_route", key, produce, what=what), device, seed, clock_mhz)
+
+
+def _until_routed(
+    command: list[str | Path], folder: Path, task: str, minutes: float | None, silent_minutes: float | None
+) -> None:
+    """Run nextpnr, and once more without ripping up slow wires where that does not end."""
+    log = folder / "nextpnr.log"
+    how = {"minutes": minutes, "hopeless": _hopeless, "silent_minutes": silent_minutes}
+    try:
+        run(command, task=task, log=log, cwd=folder, **how)
+    except ToolError:
+        if not _only_slow(log.read_text(encoding="utf-8", errors="replace")):
+            raise
+        run([word for word in command if word != pins.TIMING_RIPUP], task=task, log=log, cwd=folder, **how)
 
 
 def _minutes(netlist: Netlist, nextpnr: Path) -> int:
