@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MEMORIES = "activations|weights|parameters|program"
 _PARTS = {
     "PE array": re.compile(r"\bcore\.matrix\.mesh\b"),
     "accumulators": re.compile(r"\bcore\.matrix\.accumulators\b"),
     "rest of the matrix unit": re.compile(r"\bcore\.matrix\b"),
     "channel unit": re.compile(r"\bcore\.channel\b"),
     "post unit": re.compile(r"\bcore\.post\b"),
-    "memories": re.compile(rf"\bcore\.({_MEMORIES})\b"),
+    "memories": re.compile(r"\bcore\.(activations|weights|parameters|program)\b"),
 }
 _OTHERS = "control and link"
 PARTS = (*_PARTS, _OTHERS)
