@@ -56,7 +56,7 @@ def interface(config: AcceleratorConfig) -> dict[str, Any]:
             "names": [counter.name.lower() for counter in Counter],
             "built": config.performance_counters,
         },
-        "instructions": {opcode.name: _instruction(opcode, config) for opcode in Opcode},
+        "instructions": {opcode.name: _instruction(opcode, config) for opcode in isa.opcodes(config)},
     }
 
 

@@ -80,6 +80,8 @@ class AcceleratorConfig:
     pool_window: most taps of a pooling window, a power of two.
     residual: the post unit can add a tensor to what it writes; needs memories that can be read through the
         port they are written through (not on iCE40).
+    depthwise: the channel unit has three multipliers for every bank, for depthwise layers, and reads through
+        the port that results are written through, beside the array. Needs residual = true.
     paired_banks: banks are pairs in memories of 16 bits with one port (iCE40's SPRAM): the rows of a pair
         read at one address, and nothing is read while results are written. Needs even numbers of rows,
         columns and tile_rows, ``mul`` PEs only, rebuild and residual = false, window_depth = 0.
@@ -114,6 +116,7 @@ class AcceleratorConfig:
     post_lanes: int = 1
     pool_window: int = POOL_WINDOW_MAX
     residual: bool = True
+    depthwise: bool = False
     paired_banks: bool = False
     window_depth: int = 0
     requantise: Requantise = Requantise.EXACT
@@ -163,6 +166,8 @@ class AcceleratorConfig:
             if self.accumulator_width < needed:
                 what = f"must be at least {needed} with residual = true and {self.requantise} requantisation"
                 self._refuse("accumulator_width", what, "raise it, or set residual to false")
+        if self.depthwise and not self.residual:
+            self._refuse("depthwise", "needs residual = true", "set residual = true, or depthwise = false")
         if self.window_depth:
             self._one_of("window_depth", tuple(1 << power for power in range(1, 11)))
             if self.rows < 3 or self.tile_cols > self.tile_rows or "mul" not in self.pe_kinds:
@@ -288,8 +293,9 @@ class AcceleratorConfig:
 
     @property
     def window_bits(self) -> int:
-        """Width of the channel unit's result: the sum of `pool_window` activations."""
-        return numerics.ACTIVATION_BITS + self.pool_window.bit_length() - 1
+        """Width of the channel unit's result: the sum of `pool_window` activations, or of nine products."""
+        bits = numerics.ACTIVATION_BITS + self.pool_window.bit_length() - 1
+        return max(bits, numerics.DEPTHWISE_BITS) if self.depthwise else bits
 
     @property
     def weight_payload_bits(self) -> int:
@@ -357,6 +363,8 @@ class AcceleratorConfig:
     def digest(self) -> int:
         """64 bits that tell two architectures apart; a program runs only where it agrees."""
         facts = {k: v for k, v in self.to_dict().items() if k not in _NOT_IN_DIGEST}
+        if not self.depthwise:  # as before there was such a thing
+            del facts["depthwise"]
         text = json.dumps({"machine": MACHINE, **facts}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 

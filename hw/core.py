@@ -77,10 +77,12 @@ class Core(wiring.Component):
         abort = sequencer.abort
         m.submodules.matrix = ResetInserter(abort)(matrix := MatrixUnit(config=config, technology=technology))
         m.submodules.post = ResetInserter(abort)(post := PostUnit(config=config, technology=technology))
-        m.submodules.channel = ResetInserter(abort)(channel := ChannelUnit(config=config))
+        m.submodules.channel = ResetInserter(abort)(
+            channel := ChannelUnit(config=config, technology=technology)
+        )
         self._control(m, sequencer, counters, matrix, post, channel)
         self._activations(m, sequencer, matrix, post, channel)
-        self._word_memories(m, sequencer, matrix, post)
+        self._word_memories(m, sequencer, matrix, post, channel)
         self._units(m, matrix, post, channel)
         return m
 
@@ -99,11 +101,14 @@ class Core(wiring.Component):
             ]
             # A unit that is just told to go looks idle for another cycle.
             m.d.sync += sequencer.unit_idle[index].eq(unit.idle & ~sequencer.go[index])
+        outside_parameters = post.outside_parameters
+        if self._config.depthwise:
+            outside_parameters |= channel.outside_parameters
         errors = Cat(
             matrix.illegal | post.illegal | channel.illegal,
             matrix.outside_activations | post.outside_activations | channel.outside,
             matrix.outside_weights,
-            post.outside_parameters,
+            outside_parameters,
             matrix.overfull | post.overfull,
         )
         config = self._config
@@ -123,11 +128,12 @@ class Core(wiring.Component):
             self.counters.eq(counters.values),
         ]
         if config.paired_banks:
-            m.d.comb += [
-                matrix.writing.eq(post.committed),
-                post.reading.eq(matrix.reading),
-                channel.written.eq(post.write_soon),
-            ]
+            m.d.comb += [matrix.writing.eq(post.committed), post.reading.eq(matrix.reading)]
+        if config.paired_banks or config.depthwise:
+            m.d.comb += channel.written.eq(post.write_soon)
+        if config.depthwise:
+            m.d.sync += matrix.others_idle.eq(post.idle & channel.idle)
+            m.d.comb += counters.second_read.eq(matrix.streaming & channel.reading)
         events = {
             Counter.MATRIX: matrix.streaming,
             Counter.CHANNEL: channel.reading,
@@ -148,10 +154,19 @@ class Core(wiring.Component):
         m.d.comb += [
             memory.read_address.eq(matrix.activation_addresses),
             matrix.activations.eq(memory.read_data),
-            channel.activations.eq(memory.read_data),
-            matrix.common.eq(~own | channel.addressing),
-            matrix.common_address.eq(Mux(own, channel.address, host_address)),
         ]
+        if config.depthwise:
+            m.d.comb += [
+                channel.activations.eq(memory.bytes_there),
+                matrix.common.eq(~own),
+                matrix.common_address.eq(host_address),
+            ]
+        else:
+            m.d.comb += [
+                channel.activations.eq(memory.read_data),
+                matrix.common.eq(~own | channel.addressing),
+                matrix.common_address.eq(Mux(own, channel.address, host_address)),
+            ]
         bytes_read = [memory.read_data[bank] for bank in range(config.rows)]
         chosen, far = choose_near(m, bytes_read, self.read_bank, "read_near")
         m.d.comb += self.read_data.eq(registered(m, Array(chosen)[far], "read_byte"))
@@ -175,10 +190,13 @@ class Core(wiring.Component):
                 memory.write_address.eq(post.write_address),
                 memory.write_data.eq(post.write_data),
             ]
+        if config.depthwise:
+            with m.If(channel.addressing):  # and nothing is written
+                m.d.comb += memory.write_address.eq(channel.address)
         if config.residual:
             m.d.comb += post.bytes_there.eq(memory.bytes_there)
 
-    def _word_memories(self, m, sequencer, matrix, post) -> None:
+    def _word_memories(self, m, sequencer, matrix, post, channel) -> None:
         config, technology = self._config, self._technology
         shapes = {
             "weights": (weight_word(config).size, config.weight_depth, technology.host_ram),
@@ -201,6 +219,10 @@ class Core(wiring.Component):
             rams["program"].read_address.eq(sequencer.program_address),
             sequencer.program_data.eq(rams["program"].read_data),
         ]
+        if config.depthwise:
+            m.d.comb += channel.parameter_data.eq(rams["parameters"].read_data)
+            with m.If(channel.parameter_reading):
+                m.d.comb += rams["parameters"].read_address.eq(channel.parameter_address)
 
     def _units(self, m, matrix, post, channel) -> None:
         m.d.comb += [

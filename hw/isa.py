@@ -62,7 +62,14 @@ side by side:
 * ``CHANNEL``: for each plane, for each output pixel (y outer, x inner), for each tap (ky outer, kx inner):
   read one word (a byte of every bank) and fold it into the window's maximum, sum, or bitwise or; hand each
   finished window to the post unit. Whichever POST is at work takes it: while one for another CHANNEL is, hand
-  over the new POST first.
+  over the new POST first. Nothing is read before a POST is at work that takes windows. Without ``depthwise``,
+  no MATRIX may read activations meanwhile: both have the same port.
+* ``DEPTHWISE`` (only with ``depthwise``): for each line y, for each of its columns x: read ``ky_count`` words
+  (at most `WINDOW`). Column ``x_first`` of a line and each ``x_every``-th behind it finish a window: it and
+  the two in front of it (in the same line), each byte times the weight of its bank, row and column, the
+  rightmost for this one. There is one plane (``planes``), and ``kx_count`` is 1; ``operation`` is not heeded.
+  The weights lie in the parameter memory (`pack_taps`) from ``parameter_base`` on, for every bank group
+  `tap_words`, and are read as soon as a POST takes windows.
 * ``MARK``: wait until every unit is idle; remember the layer index; pause here if the host asked to stop at
   marks. ``soft``: do not wait, unless the host asked.
 * ``END``: wait until every unit is idle; the run is done.
@@ -75,13 +82,28 @@ compiler guarantees that no unit reads what another one writes.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 from popshift.hw import numerics
+from popshift.hw.codes import EDGE_CLASSES as EDGE_CLASSES
+from popshift.hw.codes import WINDOW as WINDOW
+from popshift.hw.codes import After as After
+from popshift.hw.codes import ChannelOperation as ChannelOperation
+from popshift.hw.codes import Edge as Edge
+from popshift.hw.codes import Kind as Kind
+from popshift.hw.codes import Opcode as Opcode
+from popshift.hw.codes import Source as Source
+from popshift.hw.codes import kinds as kinds
+from popshift.hw.codes import opcodes as opcodes
+from popshift.hw.codes import operations as operations
+from popshift.hw.codes import sources as sources
+from popshift.hw.codes import unit_of as unit_of
 from popshift.hw.config import ADDRESS_BITS, WORD_ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.parameter_word import Lane as Lane
 from popshift.hw.parameter_word import pack_parameter as pack_parameter
+from popshift.hw.parameter_word import pack_taps as pack_taps
+from popshift.hw.parameter_word import tap_words as tap_words
 from popshift.hw.parameter_word import unpack_parameter as unpack_parameter
+from popshift.hw.parameter_word import unpack_taps as unpack_taps
 from popshift.hw.status import ALWAYS_COUNTED as ALWAYS_COUNTED
 from popshift.hw.status import COUNTER_BITS as COUNTER_BITS
 from popshift.hw.status import CYCLE_CAUSES as CYCLE_CAUSES
@@ -93,106 +115,8 @@ WORD_BITS = 32
 OPCODE_BITS = 4
 
 
-class Opcode(IntEnum):
-    """Zero is no opcode, so that an empty program memory stops at once."""
-
-    END = 1
-    MARK = 2
-    MATRIX = 3
-    POST = 4
-    CHANNEL = 5
-    ADD = 6
-
-
-def unit_of(opcode: Opcode) -> Opcode:
-    """The unit that executes an instruction, named by its first one."""
-    return Opcode.POST if opcode is Opcode.ADD else opcode
-
-
-class Kind(IntEnum):
-    """What a word of weights holds beside the offset, for each column, and which PEs it is for."""
-
-    DENSE = 0
-    """An int8 weight, ``mul``."""
-    REBUILD = 1
-    """The coefficients of a row of Ce, one for each row of the basis; the feeder makes ``mul`` weights."""
-    SHIFT = 2
-    """One coefficient of a row of Ce, ``shift``."""
-    XNOR = 3
-    """The binary weights of 8 channels, ``xnor``."""
-
-
-WINDOW = 3
-"""Pixels of a line, and lines, that the array keeps of every bank for depthwise windows, where it has rows
-for all of them.
-"""
 BASIS_WORDS = -(-numerics.BASIS_BITS * numerics.BASIS_SIZE**2 // (numerics.CODE_BITS * numerics.BASIS_SIZE))
 """Words that hold the bases of all columns of the array: of each the bits of ``basis[j][s]``, row by row."""
-
-
-def kinds(config: AcceleratorConfig) -> tuple[Kind, ...]:
-    """The kinds of weights that a configuration can work with."""
-    present = {
-        Kind.DENSE: "mul" in config.pe_kinds,
-        Kind.REBUILD: config.rebuild,
-        Kind.SHIFT: "shift" in config.pe_kinds,
-        Kind.XNOR: "xnor" in config.pe_kinds,
-    }
-    return tuple(kind for kind, built in present.items() if built)
-
-
-class After(IntEnum):
-    """What of the instructions in front a MATRIX waits for, beside those of its own unit; 3 is like 2."""
-
-    NOTHING = 0
-    ALL = 1
-    """Every other unit is idle, all accumulators are drained."""
-    ALL_BUT_LAST_STRIP = 2
-    """The channel unit is idle, and the post unit is, or all is written but the last strip of its POST."""
-
-
-class Source(IntEnum):
-    """Where the post unit takes its values from."""
-
-    MATRIX = 0
-    CHANNEL = 1
-    FILL = 2
-    BASIS = 3
-
-
-def sources(config: AcceleratorConfig) -> tuple[Source, ...]:
-    """The sources that a configuration has."""
-    return tuple(source for source in Source if source is not Source.BASIS or config.has_basis)
-
-
-class Edge(IntEnum):
-    """Bits of a POST's ``edges``: this side of its rectangle has parameters of its own."""
-
-    LEFT = 0
-    RIGHT = 1
-    TOP = 2
-    BOTTOM = 3
-
-
-EDGE_CLASSES = {Edge.LEFT: 1, Edge.RIGHT: 2, Edge.TOP: 3, Edge.BOTTOM: 6}
-"""By how many times ``class_words`` the parameters of a side lie behind the others; corners add two."""
-
-
-class ChannelOperation(IntEnum):
-    """How the channel unit folds a window."""
-
-    MAX = 0
-    SUM = 1
-    OR = 2
-
-
-def operations(config: AcceleratorConfig) -> tuple[ChannelOperation, ...]:
-    """The operations that a configuration's channel unit has."""
-    return tuple(
-        operation
-        for operation in ChannelOperation
-        if operation is not ChannelOperation.OR or config.has_packing
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +165,14 @@ _POST = [
     [Field("mask", 32)],
 ]
 
+_CHANNEL = [
+    [Field("operation", 2), _count("x_count"), _count("y_count")],
+    [_count("kx_count", 6), _count("ky_count", 6), _count("planes", 12), _count("period", 6)],
+    [_address("base"), _address("x_step")],
+    [_address("y_step"), _address("kx_step")],
+    [_address("ky_step"), _address("plane_step")],
+]
+
 _LAYOUT: dict[Opcode, list[list[Field]]] = {
     Opcode.END: [[]],
     Opcode.MARK: [[Field("layer", 16), Field("soft", 1)]],
@@ -257,13 +189,8 @@ _LAYOUT: dict[Opcode, list[list[Field]]] = {
         ],
     ],
     Opcode.POST: _POST,
-    Opcode.CHANNEL: [
-        [Field("operation", 2), _count("x_count"), _count("y_count")],
-        [_count("kx_count", 6), _count("ky_count", 6), _count("planes", 12), _count("period", 6)],
-        [_address("base"), _address("x_step")],
-        [_address("y_step"), _address("kx_step")],
-        [_address("ky_step"), _address("plane_step")],
-    ],
+    Opcode.CHANNEL: _CHANNEL,
+    Opcode.DEPTHWISE: [*_CHANNEL, [_address("parameter_base"), Field("x_first", 2), _count("x_every", 3)]],
     Opcode.ADD: [
         *_POST,
         [_address("addend_base"), _address("addend_y_step")],
@@ -411,15 +338,17 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
 
     Only what no address check would catch: reserved codes, a period beyond the bank groups, signs to be
     packed of sums that come column by column, windows of lines that are too long or of weights that are not
-    int8. The hardware evaluates the same rules.
+    int8, columns that are too high or too many. The hardware evaluates the same rules.
     """
+    if item.opcode not in opcodes(config):
+        return True
     match item.opcode:
         case Opcode.MATRIX:
             if item["windows"] and (item["kind"] != Kind.DENSE or item["x_count"] > config.window_depth):
                 return True
             return item["kind"] not in kinds(config)
         case Opcode.ADD:
-            if not config.residual or item["source"] != Source.MATRIX or packs(item, config):
+            if item["source"] != Source.MATRIX or packs(item, config):
                 return True
             first = item["parameter_base"] & ((1 << heeded_bits("parameter_base", config)) - 1)
             return first < ADDEND_WORDS or item["period"] > config.bank_groups
@@ -435,8 +364,16 @@ def illegal_fields(item: Instruction, config: AcceleratorConfig) -> bool:
             return item["source"] not in sources(config) or item["period"] > longest
         case Opcode.CHANNEL:
             return item["operation"] not in operations(config) or item["period"] > config.bank_groups
+        case Opcode.DEPTHWISE:
+            several = item["kx_count"] > 1 or item["ky_count"] > WINDOW or item["planes"] > 1
+            return several or item["period"] > config.bank_groups
         case _:
             return False
+
+
+def last_pass_waits(item: Instruction, config: AcceleratorConfig) -> bool:
+    """Whether a MATRIX waits with the last pass of its first half only."""
+    return config.depthwise and item["after"] == After.ALL_FOR_LAST_PASS
 
 
 def packs(item: Instruction, config: AcceleratorConfig) -> bool:

@@ -35,6 +35,8 @@ LANE_CHANNELS = 8
 """Binary channels in a byte: bit i of byte b is channel 8 b + i; 1 stands for +1, 0 for -1."""
 MATCH_BITS = 6
 """Of what an ``xnor`` PE adds, signed: twice the channels of a byte in which activation and weight agree."""
+DEPTHWISE_BITS = 19
+"""Of a depthwise window of nine products in the channel unit."""
 BIAS_BITS = 32
 SHIFT_BITS = 6
 EXACT_FRACTION_BITS = 31

@@ -1,10 +1,16 @@
-"""Words of the parameter memory: what the post unit needs of each channel, packed from bit 0 on."""
+"""Words of the parameter memory: what the post unit needs of each channel, and depthwise weights, packed from
+bit 0 on.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from popshift.hw import numerics
+from popshift.hw.codes import WINDOW
 from popshift.hw.config import AcceleratorConfig
+
+TAPS = WINDOW * WINDOW
+"""Weights of a channel of a depthwise layer in the channel unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +64,43 @@ def unpack_parameter(config: AcceleratorConfig, data: bytes) -> list[Lane]:
         basis = tuple(take(numerics.BASIS_BITS, True) for _ in range(rows))
         lanes.append(Lane(**numbers, basis=basis or Lane().basis))
     return lanes
+
+
+def tap_words(config: AcceleratorConfig) -> int:
+    """Words that hold the weights of a group of channels of a depthwise layer."""
+    return -(-TAPS // (config.parameter_bits // numerics.WEIGHT_BITS))
+
+
+def taps_of_word(config: AcceleratorConfig) -> int:
+    """Weights of a channel in each of those words, from bit 0 of its lane on; in the last some may be
+    missing.
+    """
+    return -(-TAPS // tap_words(config))
+
+
+def pack_taps(config: AcceleratorConfig, taps: Sequence[Sequence[int]]) -> list[bytes]:
+    """The `tap_words` words of the depthwise weights of a group of channels: of each `TAPS`, row by row."""
+    assert len(taps) == config.post_lanes
+    each, byte = taps_of_word(config), (1 << numerics.WEIGHT_BITS) - 1
+    words = [0] * tap_words(config)
+    for lane, weights in enumerate(taps):
+        for number, weight in enumerate(weights):
+            index, place = divmod(number, each)
+            words[index] |= (weight & byte) << lane * config.parameter_bits + place * numerics.WEIGHT_BITS
+    return [word.to_bytes(config.parameter_word_bytes, "little") for word in words]
+
+
+def unpack_taps(config: AcceleratorConfig, data: Sequence[bytes]) -> list[list[int]]:
+    """The inverse of `pack_taps`."""
+    words = [int.from_bytes(word, "little") for word in data]
+    places = [divmod(number, taps_of_word(config)) for number in range(TAPS)]
+    return [
+        [
+            numerics.wrap(
+                words[index] >> lane * config.parameter_bits + place * numerics.WEIGHT_BITS,
+                numerics.WEIGHT_BITS,
+            )
+            for index, place in places
+        ]
+        for lane in range(config.post_lanes)
+    ]

@@ -8,6 +8,7 @@ between in closed form.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from popshift.firmware_py.program import Program, Segment
 from popshift.firmware_py.weight_words import tiles_and_slices
@@ -23,6 +24,7 @@ from popshift.hw.isa import (
     Source,
     basis_inputs,
     groups_per_half,
+    last_pass_waits,
     packs,
     unit_of,
 )
@@ -36,9 +38,6 @@ from popshift.hw.post.unit import WRITE_TO_READ, issue_to_write, longest_flight
 
 _HAND_OVER = sequencer.HAND_OVER_CYCLES + registers.START_CYCLES
 """Cycles from the sequencer's last state of an instruction until the unit starts."""
-_WINDOW_TO_ISSUE = channel_unit.READ_LATENCY + channel_unit.FOLD_LATENCY + 1
-"""Cycles from the read of a window's last tap to the post unit's first element."""
-
 _DONE_TO_START = core.IDLE_LATENCY + 1
 """Cycles from the last unit's idleness until a MATRIX that waits for it starts its first pass."""
 
@@ -47,7 +46,7 @@ _DONE_TO_START = core.IDLE_LATENCY + 1
 class _Job:
     """An instruction in a unit: when the unit started it, and when the unit is idle again; what the other
     units were told in front of it, and how many halves are filled by then. Of a POST also when all but its
-    last strip is written.
+    last strip is written, and what delivers the windows that it takes; of that when each one ends.
     """
 
     start: int
@@ -56,6 +55,8 @@ class _Job:
     halves: int
     idle: int | None = None
     strips: int | None = None
+    front: "_Job | None" = None
+    ends: Sequence[int] = ()
 
 
 @dataclass
@@ -180,12 +181,15 @@ class _Model:
         may_start = max(may_start + feeder.issue_to_ready(config), self._streamed)
         while (done := self._done(job)) is None:
             yield False
-        may_start = max(may_start, done)
+        of_last_pass = last_pass_waits(item, config)
+        may_start = may_start if of_last_pass else max(may_start, done)
         start = may_start
-        for _ in range(item["n_tiles"]):
+        for number in range(item["n_tiles"]):
             while (free := self._free(job)) is None:
                 yield False
             start = max(may_start, free) + rest_of_half
+            if of_last_pass and not number:
+                start = max(start, done)
             may_start = start + next_half
             halves.full.append(start + pixels + last_to_full(config))
             self._streamed = start + pixels
@@ -215,13 +219,15 @@ class _Model:
         match job.item["after"]:
             case After.NOTHING:
                 return 0
+            case _ if last_pass_waits(job.item, self._config):
+                times = [other.idle for other in job.others]
             case After.ALL:
                 released = self._halves.released
                 times = [other.idle for other in job.others]
                 times += [None] if len(released) < job.halves else [time + 1 for time in released[-1:]]
             case _:
                 times = [
-                    other.idle if other.item.opcode is Opcode.CHANNEL else other.strips
+                    other.idle if unit_of(other.item.opcode) is Opcode.CHANNEL else other.strips
                     for other in job.others
                 ]
         known = [time for time in times if time is not None]
@@ -259,13 +265,12 @@ class _Model:
                 halves.released.append(issue + RELEASE_LATENCY)
                 yield True
         else:
-            while (front := self._jobs.get(Opcode.CHANNEL)) is None or front.idle is None:
+            of_strip = item["chunks"] * area
+            while (front := job.front) is None or len(front.ends) < of_strip * item["strips"]:
                 yield False
-            last_tap = front.idle - 1
-            issue = last_tap + _WINDOW_TO_ISSUE + item["period"] - 1
-            taps = front.item["kx_count"] * front.item["ky_count"]
-            of_strip = item["chunks"] * area * max(taps, item["period"])
-            job.strips = job.strips or issue - of_strip + flight
+            behind = _window_to_issue(config) + item["period"] - 1
+            issue = front.ends[of_strip * item["strips"] - 1] + behind
+            job.strips = job.strips or front.ends[of_strip * (item["strips"] - 1) - 1] + behind + flight
         job.idle = issue + flight
         yield True
 
@@ -276,26 +281,71 @@ class _Model:
             if post is not None and post.item["source"] == Source.CHANNEL and (post.idle is None):
                 break
             yield False
+        post.front = job
+        start, config = max(job.start, post.start + channel_unit.ACTIVE_LATENCY), self._config
         taps = item["kx_count"] * item["ky_count"]
-        windows = item["x_count"] * item["y_count"] * item["planes"]
-        start = max(job.start, post.start + channel_unit.ACTIVE_LATENCY)
-        if self._config.paired_banks:
-            last = self._last_tap(start, taps, windows, item["period"])
+        line = _Line(taps, taps, item["x_count"] * item["y_count"] * item["planes"], 0)
+        lines = 1
+        if item.opcode is Opcode.DEPTHWISE:
+            start += channel_unit.loading_cycles(config)
+            first, every = item["x_first"], item["x_every"]
+            windows = max(0, -(-(item["x_count"] - first) // every))
+            rest = item["x_count"] - first - 1 - (windows - 1) * every if windows else item["x_count"]
+            line = _Line(taps * (first + 1), taps * every, windows, taps * rest)
+            lines = item["y_count"]
+        if config.paired_banks or config.depthwise:
+            written = _window_to_issue(config) + issue_to_write(config, Source.CHANNEL) - WRITE_TO_READ
+            groups = config.groups_of_byte if packs(post.item, config) else 1
+            ends, last_tap = _taking_turns(line, lines, item["period"], written, groups)
+            job.ends = [start + end for end in ends]
+            job.idle = start + last_tap + 1
         else:
-            last = start + taps + (windows - 1) * max(taps, item["period"])
-        job.idle = last + 1
+            apart = max(taps, item["period"])
+            job.ends = range(start + taps, start + taps + line.windows * apart, apart)
+            job.idle = job.ends[-1] + 1
         yield True
 
-    def _last_tap(self, start: int, taps: int, windows: int, period: int) -> int:
-        """When the last tap is read if results take turns with taps at the memory."""
-        written = _WINDOW_TO_ISSUE + issue_to_write(self._config, Source.CHANNEL) - WRITE_TO_READ
-        taken: deque[int] = deque()  # cycles in which no tap can be read, in their order
-        now, spaced = start, start
-        for _ in range(windows):
-            for tap in range(taps):
-                now = max(now + 1, spaced if tap == taps - 1 else 0)
-                while taken and taken[0] <= now:
-                    now += taken.popleft() == now
-            taken.extend(range(now + written, now + written + period))
+
+@dataclass(frozen=True)
+class _Line:
+    """Taps of a line of windows: up to the end of the first, from one end to the next, behind the last."""
+
+    first: int
+    step: int
+    windows: int
+    rest: int
+
+
+@lru_cache(maxsize=1024)
+def _taking_turns(
+    line: _Line, lines: int, period: int, written: int, groups: int
+) -> tuple[Sequence[int], int]:
+    """When each window ends, and when the last tap is read, if results take turns with taps at the
+    memory: `written` cycles after a window's end the first of its `period` results is, if each `groups` of
+    them are written at once the last of those.
+    """
+    taken: deque[int] = deque()  # cycles in which no tap can be read, in their order
+    now = spaced = 0
+    found: list[int] = []
+
+    def read(taps: int, *, ends: bool) -> int:
+        at = now
+        for tap in range(taps):
+            at = max(at + 1, spaced if ends and tap == taps - 1 else 0)
+            while taken and taken[0] <= at:
+                at += taken.popleft() == at
+        return at
+
+    for _ in range(lines):
+        for window in range(line.windows):
+            now = read(line.step if window else line.first, ends=True)
+            found.append(now)
+            taken.extend(range(now + written + groups - 1, now + written + period, groups))
             spaced = now + period
-        return now
+        now = read(line.rest, ends=False)
+    return found, now
+
+
+def _window_to_issue(config: AcceleratorConfig) -> int:
+    """Cycles from the read of a window's last tap to the post unit's first element."""
+    return channel_unit.READ_LATENCY + channel_unit.fold_latency(config) + 1

@@ -211,15 +211,18 @@ class Machine:
         }
         job = start[unit](item)
         if item.opcode is Opcode.MATRIX and item["after"]:
-            job = self._after(job, item["after"])
+            job = self._after(job, item)
         self._jobs[unit] = job, self.pc
         while self._advance():
             pass
 
-    def _after(self, job: Job, after: int) -> Job:
+    def _after(self, job: Job, item: Instruction) -> Job:
         """A MATRIX that waits for what is in front of it."""
         units = self._units
-        if after == After.ALL:
+        if isa.last_pass_waits(item, self.config):
+            while self._jobs.keys() - {Opcode.MATRIX}:
+                yield False
+        elif item["after"] == After.ALL:
             while self._jobs.keys() - {Opcode.MATRIX} or any(units.full):
                 yield False
             if units.hazards:

@@ -73,6 +73,11 @@ class HazardChecker:
         self._check()
         self._written[:] = self._by_last_strip
 
+    def last_pass(self) -> None:
+        """The other units are idle now, but were not when the MATRIX at work has read what it did so far."""
+        self._check()
+        self._written[:] = False
+
     def _check(self) -> None:
         read = np.zeros(self._shape, bool)
         for reader in self._readers:

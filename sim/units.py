@@ -24,7 +24,6 @@ from popshift.hw import isa, numerics
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.isa import (
     EDGE_CLASSES,
-    ChannelOperation,
     Counter,
     Edge,
     Instruction,
@@ -33,17 +32,12 @@ from popshift.hw.isa import (
     Status,
 )
 from popshift.hw.numerics import BASIS_SIZE
+from popshift.sim import windows
 from popshift.sim.array import BLOCK_ELEMENTS, Array
 from popshift.sim.hazards import HazardChecker
 
 ADDRESS_MASK = (1 << ADDRESS_BITS) - 1
 BLOCK_ADDRESSES = 1 << 16
-
-_FOLD = {
-    ChannelOperation.MAX: np.maximum,
-    ChannelOperation.SUM: np.add,
-    ChannelOperation.OR: np.bitwise_or,
-}
 
 Job = Iterator[bool]
 
@@ -90,6 +84,7 @@ class Units:
     weights, parameters: uint8 (words, bytes of a word).
     counters: what the instructions executed so far amount to; see `isa.Counter`.
     last_strip: whether the POST executed last has begun its last strip.
+    takes_windows: whether a POST that takes windows is at work.
     """
 
     def __init__(self, config: AcceleratorConfig, images: int, hazards: HazardChecker | None) -> None:
@@ -106,7 +101,7 @@ class Units:
 
     def clear(self) -> None:
         """Empty the accumulator halves and the way from channel to post unit, and zero the counters."""
-        self.full, self.last_strip = [False, False], False
+        self.full, self.last_strip, self.takes_windows = [False, False], False, False
         self._filled = self._drained = 0
         self.filling = self.draining = 0
         self.windows: deque[NDArray[np.int32]] = deque()
@@ -215,6 +210,10 @@ class Units:
         self.counters[Counter.ACTIVATION_READS] += passes * len(pixels)
         banks = np.tile(np.arange(rows), item["k_tiles"])
         addresses += offsets[:, None]
+        if first == 0 and self.hazards and isa.last_pass_waits(item, self.config):
+            early = rows * (item["k_tiles"] - 1)
+            self.hazards.reads(Opcode.MATRIX, banks[:early, None], addresses[:early])
+            self.hazards.last_pass()
         sums = (
             self._array.windows(item, taps, addresses)
             if item["windows"]
@@ -225,33 +224,48 @@ class Units:
     # ---- channel unit --------------------------------------------------------------------------------------
 
     def channel(self, item: Instruction) -> Job:
-        """CHANNEL: deliver every window of every plane, as `period` groups of lanes, to the post unit."""
+        """CHANNEL, DEPTHWISE: deliver every window of every plane, as `period` groups of lanes, to the post
+        unit.
+        """
         if self.hazards:
             self.hazards.begin(Opcode.CHANNEL)
+        while not self.takes_windows:
+            yield False
+        weights = self._taps(item) if item.opcode is Opcode.DEPTHWISE else None
         loops = ("plane", "y", "x", "ky", "kx")
         counts = [item["planes" if loop == "plane" else f"{loop}_count"] for loop in loops]
-        plane, y, x, ky, kx = strides(counts, [item[f"{loop}_step"] for loop in loops])
-        planes, height, width, kernel_height, kernel_width = (np.arange(count) for count in counts)
-        taps = (kernel_height[:, None] * ky + kernel_width * kx).ravel()
-        rows = max(1, BLOCK_ELEMENTS // (len(width) * len(taps) * self.config.rows * self.images))
-        for plane_number in planes:
-            for start in range(0, len(height), rows):
-                pixels = (height[start : start + rows, None] * y + width * x).ravel() + plane_number * plane
-                self.windows.append(
-                    self._fold(item, item["base"] + pixels[:, None] + taps & self._address_mask)
-                )
-                yield True
-                while self.windows:
-                    yield False
-
-    def _fold(self, item: Instruction, words: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Fold the windows at ``words`` (windows, taps); gives (windows * period, lanes, images)."""
+        distances = strides(counts, [item[f"{loop}_step"] for loop in loops])
+        distance: dict[str, int] = dict(zip(loops, distances, strict=True))
+        taps = windows.taps_of(distance, item)
+        at_once = max(1, BLOCK_ELEMENTS // (item["x_count"] * len(taps) * self.config.rows * self.images))
         banks = np.arange(item["period"] * self.config.post_lanes)
-        gathered = self._gather(Opcode.CHANNEL, banks[None, :, None], words[:, None, :])
-        folded = _FOLD[ChannelOperation(item["operation"])].reduce(gathered, axis=2, dtype=np.int32)
-        self.counters[Counter.CHANNEL] += words.size
-        self.counters[Counter.ACTIVATION_READS] += words.size
-        return folded.reshape(-1, self.config.post_lanes, self.images)
+        for pixels in windows.lines(distance, item, at_once):
+            words = item["base"] + pixels[:, :, None] + taps & self._address_mask
+            gathered = self._gather(Opcode.CHANNEL, banks, words[..., None])
+            self.counters[Counter.CHANNEL] += words.size
+            self.counters[Counter.ACTIVATION_READS] += words.size
+            if weights is None:
+                found = windows.folded(item, gathered)
+            else:
+                found = windows.multiplied(item, gathered, weights[banks])
+            if found.size:
+                self.windows.append(found.reshape(-1, self.config.post_lanes, self.images))
+            yield True
+            while self.windows:
+                yield False
+
+    def _taps(self, item: Instruction) -> NDArray[np.int8]:
+        """The weights of a DEPTHWISE: (banks, rows, columns)."""
+        config, each = self.config, isa.tap_words(self.config)
+        first = item["parameter_base"] & self._mask("parameter_base")
+        last = first + config.bank_groups * each
+        if last > config.parameter_depth:
+            raise HaltError(Status.PARAMETER_ADDRESS)
+        lanes: list[list[int]] = []
+        for at in range(first, last, each):
+            words = [word.tobytes() for word in self.parameters[at : at + each]]
+            lanes += isa.unpack_taps(config, words)
+        return np.array(lanes, np.int8).reshape(config.rows, isa.WINDOW, isa.WINDOW)
 
     # ---- post unit -----------------------------------------------------------------------------------------
 
@@ -265,11 +279,15 @@ class Units:
         }[Source(item["source"])]
         if self.hazards:
             self.hazards.begin(Opcode.POST, drained=self._drained, until=0)
+        self.takes_windows = item["source"] == Source.CHANNEL
+        if self.takes_windows:
+            yield True
         for strip in range(item["strips"]):
             self.last_strip = strip == item["strips"] - 1
             if self.last_strip and self.hazards:
                 self.hazards.begin_last_strip()
             yield from take(replace(item, fields={**item.fields, **isa.strip_bases(item, strip)}))
+        self.takes_windows = False
 
     def _lane_parameters(self, item: Instruction, numbers: NDArray[np.int64]) -> list[list[isa.Lane]]:
         """The lanes of the parameter words `numbers`, counted from the instruction's first."""

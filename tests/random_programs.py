@@ -1,5 +1,5 @@
-"""Random pairs of MATRIX or CHANNEL and POST, of every kind, operation and source that a configuration has,
-and memories for them.
+"""Random pairs of MATRIX, CHANNEL or DEPTHWISE and POST, of every kind, operation and source that a
+configuration has, and memories for them.
 """
 
 import random
@@ -216,6 +216,30 @@ def _channel_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruc
     return [instruction(Opcode.CHANNEL, **channel), instruction(Opcode.POST, **post)]
 
 
+def _depthwise_pair(rng: random.Random, config: AcceleratorConfig) -> list[Instruction]:
+    """A DEPTHWISE and the POST that takes its windows, within all memories."""
+    lines, wanted, height = rng.randint(1, 4), rng.randint(1, 6), rng.randint(1, isa.WINDOW)
+    first, every, pitch = rng.randint(0, 3), rng.randint(1, 3), rng.randint(1, 9)
+    columns = first + (wanted - 1) * every + 1 + rng.randrange(every)
+    back = (height - 1) * pitch
+    period = rng.randint(1, config.bank_groups)
+    words = isa.tap_words(config) * config.bank_groups
+    depthwise = {
+        **{"operation": rng.randrange(4), "x_count": columns, "y_count": lines, "planes": 1},
+        **{"kx_count": 1, "ky_count": height, "period": period, "base": rng.randint(10, 40)},
+        **{"kx_step": rng.getrandbits(16), "ky_step": pitch, "x_step": 1 - back},
+        **{"y_step": rng.randint(0, 9) - back, "plane_step": rng.getrandbits(16)},
+        **{"parameter_base": rng.randint(0, config.parameter_depth - words)},
+        **{"x_first": first, "x_every": every},
+    }
+    post = _plain_post() | {
+        **{"source": int(Source.CHANNEL), "period": period, "x_count": wanted, "y_count": lines},
+        **{"uniform": rng.getrandbits(1), "base": 340, "x_step": 1, "y_step": rng.randint(1, 9)},
+        "mask": rng.randint(1, (1 << config.bank_groups) - 1),
+    }
+    return [instruction(Opcode.DEPTHWISE, **depthwise), instruction(Opcode.POST, **post)]
+
+
 def _spoil(
     how: int, rng: random.Random, config: AcceleratorConfig, matrix: dict[str, int], post: dict[str, int]
 ) -> None:
@@ -253,7 +277,8 @@ def _spoil(
 def random_program(
     rng: random.Random, config: AcceleratorConfig, *, pairs: int, spoilt: int | None = None
 ) -> list[Instruction]:
-    """`pairs` of MATRIX and POST with a mark behind some of them; `spoilt`: how one of them is.
+    """`pairs` of MATRIX and POST with a mark behind some of them, and windows between some, beside the next
+    MATRIX with ``depthwise``; `spoilt`: how one of them is.
 
     First all of both accumulator halves is written, so that what a POST finds beyond the pixels of its MATRIX
     is known.
@@ -277,7 +302,9 @@ def random_program(
         if index == wrong and spoilt is not None:
             _spoil(spoilt, rng, config, matrix, post)
         found += [instruction(Opcode.MATRIX, **matrix), _post(post)]
-        if rng.random() < 0.3:
+        if config.depthwise and rng.random() < 0.7:
+            found += (_channel_pair if rng.random() < 0.4 else _depthwise_pair)(rng, config)
+        elif not config.depthwise and rng.random() < 0.3:
             barrier = instruction(Opcode.MARK, layer=100 + index)  # both units read through the same ports
             found += [barrier, *_channel_pair(rng, config), barrier]
         if rng.getrandbits(1):

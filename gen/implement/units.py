@@ -39,7 +39,7 @@ UNITS = (
     Unit("weight feeder", lambda config, technology: WeightFeeder(config=config, technology=technology)),
     Unit("matrix control", lambda config, technology: MatrixControl(config=config)),
     Unit("post unit", lambda config, technology: PostUnit(config=config, technology=technology)),
-    Unit("channel unit", lambda config, technology: ChannelUnit(config=config)),
+    Unit("channel unit", lambda config, technology: ChannelUnit(config=config, technology=technology)),
     Unit(
         "weight memory",
         lambda config, technology: technology.host_ram(

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import ALWAYS_COUNTED, COUNTER_BITS, CYCLE_CAUSES, Counter
+from popshift.hw.pipeline import registered
 
 
 class Counters(wiring.Component):
@@ -15,6 +16,7 @@ class Counters(wiring.Component):
     -------
     clear: strobe. cycles: counted by the sequencer. running.
     events: one bit per counter; of the cycle causes the first one set counts, CONTROL if none is.
+    second_read: only with ``depthwise``: a second word of activations is read.
     values: in the order of `Counter`.
     """
 
@@ -26,6 +28,7 @@ class Counters(wiring.Component):
                 "cycles": In(COUNTER_BITS),
                 "running": In(1),
                 "events": In(len(Counter)),
+                **({"second_read": In(1)} if self._config.depthwise else {}),
                 "values": Out(data.ArrayLayout(unsigned(COUNTER_BITS), len(Counter))),
             }
         )
@@ -47,6 +50,9 @@ class Counters(wiring.Component):
             counted = Signal(name=f"counted_{counter.name.lower()}")
             value = Signal(COUNTER_BITS, name=counter.name.lower())
             m.d.sync += [counted.eq(event & self.running), value.eq(value + counted)]
+            if self._config.depthwise and counter is Counter.ACTIVATION_READS:
+                twice = registered(m, self.second_read & self.running & ~self.clear, "counted_twice")
+                m.d.sync += value.eq(value + counted + twice)
             with m.If(self.clear):
                 m.d.sync += [counted.eq(0), value.eq(0)]
             m.d.comb += self.values[counter].eq(value)

@@ -236,7 +236,7 @@ class Sequencer(wiring.Component):
         length, unit, known = Signal(range(isa.MAX_LENGTH + 1), init=1), Signal(len(UNITS)), Signal()
         with m.Switch(opcode):
             for code, words in isa.LENGTHS.items():
-                if code is Opcode.ADD and not self._config.residual:
+                if code not in isa.opcodes(self._config):
                     continue
                 with m.Case(code):
                     m.d.comb += [known.eq(1), length.eq(words)]

@@ -40,7 +40,8 @@ class MatrixControl(wiring.Component):
     weight_start, weight_base, weight_more, weight_ready, weight_again, kind, k_tiles, slice_tiles, replays:
         the feeder's.
     half_busy: In: per accumulator half, not yet drained. others_done: the other units are idle and all halves
-        are drained. last_strip: all but a POST's last strip is written.
+        are drained. last_strip: all but a POST's last strip is written. others_idle: only with
+        ``depthwise``: both other units are idle.
     writing: In: the post unit writes or will, whatever else happens; with ``paired_banks`` no half begins.
         reading: a half's passes are under way.
     pixel, valid, switch: address of the pixel issued; `switch` with the first of a pass.
@@ -67,6 +68,7 @@ class MatrixControl(wiring.Component):
                 "half_busy": In(2),
                 "others_done": In(1),
                 "last_strip": In(1),
+                **({"others_idle": In(1)} if config.depthwise else {}),
                 "writing": In(1),
                 "reading": Out(1),
                 "pixel": Out(isa.heeded_bits("base", config)),
@@ -107,13 +109,14 @@ class MatrixControl(wiring.Component):
         end_of_pass, start, counted = Signal(), Signal(), Signal()
         prepare = Signal()  # a pass may start: that decides about little, so that it may be known late
         held = Signal()  # the instruction waits for what was handed over in front
+        waiting = held | self._last_pass_held(m, command, k.last) if config.depthwise else held
         half_free = ~self.half_busy.bit_select(next_half, 1)
         if config.paired_banks:
             half_free &= ~self.writing
         m.d.comb += [
             end_of_pass.eq(streaming & x.last & y.last),
             prepare.eq(~streaming | end_of_pass),
-            start.eq(due & ~held & self.weight_ready & (~first_k | half_free) & prepare),
+            start.eq(due & ~waiting & self.weight_ready & (~first_k | half_free) & prepare),
         ]
         m.d.sync += first.eq(start)
         with m.If(streaming):
@@ -154,8 +157,11 @@ class MatrixControl(wiring.Component):
             m.d.sync += self.reading.eq(0)
         with m.If(self.others_done | (self.last_strip & field("after")[1])):
             m.d.sync += held.eq(0)
+        waits_at_start = field("after") != After.NOTHING
+        if config.depthwise:
+            waits_at_start &= field("after") != After.ALL_FOR_LAST_PASS
         with m.If(command.start):
-            m.d.sync += [due.eq(1), first_k.eq(1), held.eq(field("after") != After.NOTHING)]
+            m.d.sync += [due.eq(1), first_k.eq(1), held.eq(waits_at_start)]
             for loop in (k, n):
                 loop.restart()
 
@@ -187,6 +193,15 @@ class MatrixControl(wiring.Component):
             self.wait_accumulators.eq(waits & self.weight_ready & first_k & ~half_free),
         ]
         return m
+
+    def _last_pass_held(self, m: Module, command: CommandRegisters, is_last):
+        """The next pass waits for what was handed over in front (`After.ALL_FOR_LAST_PASS`)."""
+        held = Signal(name="last_pass_held")
+        with m.If(self.others_idle):
+            m.d.sync += held.eq(0)
+        with m.If(command.start):
+            m.d.sync += held.eq(command.field("after") == After.ALL_FOR_LAST_PASS)
+        return held & is_last
 
     def _counted(self, m: Module, field, stream: dict, x: Loop, streaming: Signal, prepare: Signal):
         """Whether the pixel issued has an accumulator."""

@@ -46,8 +46,8 @@ class MatrixUnit(wiring.Component):
     full: strobe: the next accumulator half can be drained. release: strobe: the oldest full half has been
         drained.
     drain_address, drain_chunk, drain_half, drained: see `Accumulators`.
-    busy_halves: accumulator halves not yet drained. others_done, last_strip, writing, reading: see
-        `MatrixControl`.
+    busy_halves: accumulator halves not yet drained.
+    others_done, last_strip, others_idle, writing, reading: see `MatrixControl`.
     streaming, loading: an activation row, a weight row is read in this cycle.
     outside_activations, outside_weights, overfull: errors.
     """
@@ -76,6 +76,7 @@ class MatrixUnit(wiring.Component):
                 "busy_halves": Out(2),
                 "others_done": In(1),
                 "last_strip": In(1),
+                **({"others_idle": In(1)} if config.depthwise else {}),
                 "writing": In(1),
                 "reading": Out(1),
                 "streaming": Out(1),
@@ -114,6 +115,8 @@ class MatrixUnit(wiring.Component):
             self.reading.eq(control.reading),
             self.weight_address.eq(feeder.read_address),
         ]
+        if config.depthwise:
+            m.d.comb += control.others_idle.eq(self.others_idle)
         pixel, valid = Signal(address_bits(config), reset_less=True), Signal()
         m.d.sync += [pixel.eq(control.pixel), valid.eq(control.valid)]
         m.d.comb += [

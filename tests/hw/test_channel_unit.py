@@ -7,9 +7,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from popshift.hw import isa
-from popshift.hw.channel.unit import FOLD_LATENCY, READ_LATENCY, VALUES_LATENCY, ChannelUnit
+from popshift.hw.channel.unit import READ_LATENCY, VALUES_LATENCY, ChannelUnit, fold_latency
 from popshift.hw.config import load_config
 from popshift.hw.isa import ChannelOperation, Opcode
+from popshift.hw.tech.portable import Portable
 
 SEED = 9
 HEIGHT, WIDTH = 7, 8
@@ -17,7 +18,7 @@ HEIGHT, WIDTH = 7, 8
 
 def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: int = 0):
     """Windows in order, each as (cycle, values of all banks); and the addresses read."""
-    unit = ChannelUnit(config=config)
+    unit = ChannelUnit(config=config, technology=Portable())
     windows: list[tuple[int, list[int]]] = []
     addresses: list[int] = []
     rng = np.random.default_rng(SEED)
@@ -65,7 +66,7 @@ def run_channel(config, fields: dict[str, int], memory: np.ndarray, *, stalls: i
                 windows.append((cycle, []))
                 pending = [(group, windows[-1][1]) for group in range(fields["period"])]
             idle_cycles = idle_cycles + 1 if ctx.get(unit.idle) else 0
-            if idle_cycles > READ_LATENCY + FOLD_LATENCY + fields["period"] + 4:
+            if idle_cycles > READ_LATENCY + fold_latency(config) + fields["period"] + 4:
                 return
         raise AssertionError("the unit never became idle")
 
@@ -152,7 +153,7 @@ def test_largest_window_sums_to_its_end():
 )
 def test_impossible_instructions_are_told(change, illegal, kinds):
     config = load_config("tiny").replace(cols=8, pe_kinds=kinds)  # two bank groups
-    unit = ChannelUnit(config=config)
+    unit = ChannelUnit(config=config, technology=Portable())
     item = isa.instruction(Opcode.CHANNEL, **(pooling(config, 2, 2, ChannelOperation.MAX) | change))
     assert isa.illegal_fields(item, config) == bool(illegal)
 

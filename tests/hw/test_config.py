@@ -70,6 +70,11 @@ def test_toml_round_trip(tmp_path):
             "configuration tiny: residual must be false with paired_banks = true, not true; "
             "set residual = false",
         ),
+        (
+            {"depthwise": True, "residual": False},
+            "configuration tiny: depthwise needs residual = true, not true; "
+            "set residual = true, or depthwise = false",
+        ),
         ({"weight_dpeth": 5}, "configuration: unknown key 'weight_dpeth'; did you mean weight_depth?"),
         (
             {"baud": 90_000_000},

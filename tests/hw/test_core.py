@@ -104,10 +104,17 @@ def test_core_equals_executor(changes):
             **{"rows": 4, "cols": 8, "tile_rows": 2, "tile_cols": 1, "pe_kinds": ["xnor", "mul"]},
             **{"rebuild": True, "window_depth": 32},
         },
+        {"rows": 4, "cols": 4, "tile_rows": 2, "depthwise": True, "post_lanes": 2, "window_depth": 32},
+        {"rows": 4, "cols": 4, "depthwise": True, "requantise": "compact", "multiplier_stages": 2},
+        {
+            **{"rows": 8, "cols": 8, "tile_rows": 2, "post_lanes": 4, "pe_kinds": ["xnor", "mul"]},
+            **{"depthwise": True, "multiplier_stages": 4},
+        },
     ],
     ids=[
         *("everything", "rebuild", "shift", "xnor", "xnor, a byte at once", "xnor and all others"),
         *("windows", "windows of two lines", "windows of one line and others"),
+        *("depthwise", "depthwise, compact", "depthwise and xnor"),
     ],
 )
 def test_core_equals_executor_on_random_programs(changes):
@@ -125,6 +132,7 @@ def test_core_equals_executor_on_random_programs(changes):
     assert windows == ({0, 1} if config.window_depth else {0})
     packed = {isa.packs(item, config) for item in program if item.opcode is Opcode.POST}
     assert packed == ({False, True} if config.has_packing else {False})
+    assert any(item.opcode is Opcode.DEPTHWISE for item in program) == config.depthwise
     machine = Machine(config, check_hazards=True)
     memories.load(machine)
     words = isa.encode_all(program)
