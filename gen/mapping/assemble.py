@@ -4,6 +4,7 @@ A layer that begins with a MATRIX needs no barrier in front: this waits itself (
 loaded, or does not if the layer needs nothing of those still under way.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +13,15 @@ import numpy as np
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.firmware_py.program import LayerRecord, Program, Segment
+from popshift.gen.mapping.beside import segment_instructions
 from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.gen.mapping.eyexam import Chain
-from popshift.gen.mapping.in_turn import after
-from popshift.gen.mapping.sections import Section
+from popshift.gen.mapping.sections import Section, no_words
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import Instruction, Opcode, instruction
+from popshift.hw.isa import Instruction, Opcode
 from popshift.sim import cycles
-
-_BASES = {Opcode.MATRIX: "weight_base", Opcode.POST: "parameter_base", Opcode.ADD: "parameter_base"}
 
 
 @dataclass
@@ -92,41 +91,20 @@ def assemble(
 
 
 def _segment(memory: _Memories, config: AcceleratorConfig) -> tuple[Segment, list[Instruction]]:
-    items: list[Instruction] = []
-    weights = [np.zeros((0, config.weight_word_bytes), np.uint8)]
-    parameters = [np.zeros((0, config.parameter_word_bytes), np.uint8)]
-    weight_words = parameter_words = 0
-    running: list[Section] = []  # what may not be done when the next section begins
-    following = [section.instructions[0].opcode for _, section in memory.sections[1:]]
-    for (index, section), opcode in zip(memory.sections, [*following, Opcode.END], strict=True):
-        starts = {"weight_base": weight_words, "parameter_base": parameter_words}
-        own = [_moved(item, starts) for item in section.instructions]
-        waits = own[0].opcode is not Opcode.MATRIX  # at the barrier in front
-        if not waits and any(section.waits_for(other) for other in running):
-            own = after(own, section.early(running[-1]))
-            waits = True
-        running = [section] if waits else [*running, section]
-        items += [*own, instruction(Opcode.MARK, layer=index, soft=int(opcode is Opcode.MATRIX))]
-        weights.append(section.weights)
-        parameters.append(section.parameters)
-        weight_words += len(section.weights)
-        parameter_words += len(section.parameters)
-    items.append(instruction(Opcode.END))
+    sections = [section for _, section in memory.sections]
+    items, early = segment_instructions(sections, [index for index, _ in memory.sections], config)
+    for (_, front), (index, section) in itertools.pairwise(memory.sections):
+        if index in early:
+            section.mapping["beside"] = front.name
     segment = Segment(
-        weights=np.concatenate(weights),
-        parameters=np.concatenate(parameters),
+        weights=np.concatenate([no_words(config.weight_word_bytes), *(each.weights for each in sections)]),
+        parameters=np.concatenate(
+            [no_words(config.parameter_word_bytes), *(each.parameters for each in sections)]
+        ),
         instructions=np.array(isa.encode_all(items), np.uint32),
         layers=[index for index, _ in memory.sections],
     )
     return segment, items
-
-
-def _moved(item: Instruction, starts: dict[str, int]) -> Instruction:
-    """The instruction with its section's weights or parameters beginning at the given words."""
-    field = _BASES.get(item.opcode)
-    if field is None or item.fields.get("source") == isa.Source.FILL:
-        return item
-    return instruction(item.opcode, **{**item.fields, field: item[field] + starts[field]})
 
 
 def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRecord:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from popshift.hw.config import AcceleratorConfig
-from popshift.hw.isa import Instruction, Opcode
+from popshift.hw.isa import Instruction, Opcode, unit_of
 from popshift.hw.matrix.feeder import shortest_pass
 
 _FULL = 0.95
@@ -42,10 +42,13 @@ class Breakdown:
                 matrix += number * pixels
                 weights += load + (number - 1) * max(0, load - pixels)
                 passes.append(pixels)
-            elif item.opcode is Opcode.CHANNEL:
+            elif unit_of(item.opcode) is Opcode.CHANNEL:
                 windows = item["x_count"] * item["y_count"] * item["planes"]
                 channel += windows * item["kx_count"] * item["ky_count"]
-        weights = min(weights, cycles - matrix - channel)  # the model hides some of it behind the post unit
+        # Some of it may be done beside the layer in front, or hidden behind the post unit.
+        matrix = min(matrix, cycles)
+        channel = min(channel, cycles - matrix)
+        weights = min(weights, cycles - matrix - channel)
         return cls(matrix, channel, weights, cycles - matrix - channel - weights, min(passes, default=0))
 
     def to_dict(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popshift.firmware_py.bits import packed_size
+from popshift.firmware_py.weight_words import passes
 from popshift.gen.graph import Convolution
 from popshift.gen.mapping.edges import EdgePlan, Region, plan_edges, without_edges
 from popshift.gen.mapping.in_turn import Drained, drained_in_turn, in_strips
@@ -20,6 +21,7 @@ from popshift.gen.mapping.sections import (
     Section,
     bank_groups,
     copy_mask,
+    cycles_alone,
     fill_padding,
     part_name,
     post_rectangle,
@@ -34,9 +36,8 @@ from popshift.gen.mapping.weight_tiles import ColumnTile, basis_lanes, runs
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
-from popshift.hw.isa import Instruction, Lane, Opcode, Source, instruction
+from popshift.hw.isa import Instruction, Kind, Lane, Opcode, Source, instruction
 from popshift.hw.numerics import BASIS_SIZE, LANE_CHANNELS
-from popshift.sim.cycles import predict
 
 _EARLY = 2
 """MATRIXes in front of a POST: there are as many accumulator halves."""
@@ -45,9 +46,15 @@ MAX_TILES = 1 << 16
 
 
 def convolution_sections(
-    layer: Convolution, sources: Sequence[Placed], target: Placed, config: AcceleratorConfig
+    layer: Convolution,
+    sources: Sequence[Placed],
+    target: Placed,
+    config: AcceleratorConfig,
+    *,
+    whole: bool = False,
 ) -> list[Section]:
-    """The layer's sections: one, unless a memory forces more.
+    """The layer's sections: one, unless a memory forces more. `whole`: a pixel tile has all pixels, where the
+    accumulators hold them, so that planes are done one after the other.
 
     Of the ways to execute it that take about as few cycles as any, by the cycle model, the one that reads the
     fewest weight words; of several the fastest.
@@ -60,13 +67,15 @@ def convolution_sections(
     found: dict[str, list[Section]] = {}
     refused: list[ModelError] = []
     for candidate in candidates(layer, source.layout, target.buffer.tensor, config):
+        if whole and candidate.scheme.name == "dense":
+            candidate = _in_one_tile(candidate, target, config)
         try:
             found[candidate.scheme.name] = _sections(layer, source, other, target, candidate, config)
         except ModelError as error:
             refused.append(error)
     if not found:
         raise refused[0]
-    cycles = {name: sum(_cycles(section, config) for section in parts) for name, parts in found.items()}
+    cycles = {name: sum(cycles_alone(section, config) for section in parts) for name, parts in found.items()}
     fewest = min(cycles.values())
     reads = {
         name: sum(weight_reads(section.instructions, config) for section in parts)
@@ -80,14 +89,17 @@ def convolution_sections(
     return found[best]
 
 
+def _in_one_tile(candidate: Candidate, target: Placed, config: AcceleratorConfig) -> Candidate:
+    _, height, width = target.layout.shape
+    if height * width > config.accumulator_depth:
+        return candidate
+    return replace(candidate, pixels=[Rectangle(0, 0, height, width)])
+
+
 def _smaller(layer: Convolution) -> str:
     if layer.factors is None:
         return "make the kernel or the input smaller"
     return "leave the layer out of the decomposition (SmartDealConfig.skip)"
-
-
-def _cycles(section: Section, config: AcceleratorConfig) -> int:
-    return predict([*section.instructions, instruction(Opcode.MARK, layer=0)], config)[0]
 
 
 def _sections(
@@ -138,31 +150,23 @@ def _sections(
         if scheme.pixels > 1:
             lanes = [*lanes, *[Lane()] * (scheme.channels - len(lanes))] * scheme.pixels
         packed_parameters = _parameters(config, layer, other, target, columns, lanes, edges, chosen)
+        placed = (source, other, target)
+        of_part = [] if index else fills
+        items = _instructions(layer, placed, config, scheme, columns, chosen, edges, piece, of_part)
         sections.append(
             Section(
                 name=part_name(layer.name, index, len(parts)),
                 kind="convolution",
                 output=layer.output,
                 macs=(stop - start) * layer.weight.shape[1] * kernel_taps * pixels,
-                instructions=_instructions(
-                    layer,
-                    source,
-                    other,
-                    target,
-                    config,
-                    scheme,
-                    columns,
-                    chosen,
-                    edges,
-                    piece,
-                    [] if index else fills,
-                ),
+                instructions=items,
                 weights=np.concatenate([tile.words for tile in columns]),
                 parameters=packed_parameters,
                 first_reads=[region.rectangle.seen(layer.window) for region in piece for _ in runs(columns)][
                     :_EARLY
                 ],
                 last_writes=piece[-1].rectangle,
+                spares_last_plane=_spares_last_plane(source, items[0], columns[0].words, config),
                 mapping=_details(layer, source, target, choice, columns, chosen, piece, config),
             )
         )
@@ -203,6 +207,16 @@ def _parameters(
                 block = own + lanes[len(own) :]
             blocks.append(pack_parameters(config, block))
     return np.concatenate(blocks)
+
+
+def _spares_last_plane(
+    source: Placed, matrix: Instruction, words: NDArray[np.uint8], config: AcceleratorConfig
+) -> bool:
+    """Whether of its passes with the `words` of a column tile only the last reads the input's last plane."""
+    if matrix.opcode is not Opcode.MATRIX or matrix["kind"] != Kind.DENSE:
+        return False
+    early = [step.offsets for step in passes(matrix, config, words)[:-1]]
+    return bool(early) and int(np.max(early)) < (source.layout.planes - 1) * source.layout.plane_step
 
 
 def _ranges(
@@ -260,9 +274,7 @@ def _words_in_front(layer: Convolution) -> int:
 
 def _instructions(
     layer: Convolution,
-    source: Placed,
-    other: Placed | None,
-    target: Placed,
+    placed: tuple[Placed, Placed | None, Placed],
     config: AcceleratorConfig,
     scheme: Scheme,
     columns: Sequence[ColumnTile],
@@ -271,7 +283,11 @@ def _instructions(
     regions: Sequence[Region],
     fills: list[Instruction],
 ) -> list[Instruction]:
-    """The MATRIXes of every region and the POSTs that drain them; the FILLs run beside the first MATRIX."""
+    """The MATRIXes of every region and the POSTs that drain them; the FILLs run beside the first MATRIX.
+
+    `placed`: its input, what is added, its output.
+    """
+    source, other, target = placed
     window, pitch = layer.window, source.layout.row_pitch
     starts = np.cumsum([0, *(len(tile.words) for tile in columns)]).tolist()
     place = _place(target, channels, config)

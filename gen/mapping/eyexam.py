@@ -11,7 +11,9 @@ Each step is an upper bound of the next:
 6. ``bandwidth``: with the slowest of streaming, reading weights (a word a cycle) and draining (lanes).
 7. ``pipeline``: with everything: the cycle model, or the hardware's counters, which are the same number.
 
-Rows of coefficients that are zero are skipped, so that SmartDeal layers may pass steps 3 and 4.
+Rows of coefficients that are zero are skipped, so that SmartDeal layers may pass steps 3 and 4. A depthwise
+layer on the channel unit has the multipliers of that for its PEs, a column of its kernel for a pass; what of
+it runs beside the layer in front takes no time in step 7.
 """
 
 import itertools
@@ -57,9 +59,13 @@ class Chain:
         passes: the fewest over the array, if every row could hold any input of a filter.
         """
         matrices = [item for item in instructions if item.opcode is Opcode.MATRIX]
+        columns = [item for item in instructions if item.opcode is Opcode.DEPTHWISE]
         binary = any(item["kind"] == isa.Kind.XNOR for item in matrices)
         peak = config.peak_macs_per_cycle * (LANE_CHANNELS if binary else 1)
         streamed = sum(_pixels(item) * item["k_tiles"] * item["n_tiles"] for item in matrices)
+        if columns:
+            peak = isa.WINDOW * config.rows
+            streamed = sum(_pixels(item) * item["ky_count"] for item in columns)
         words = weight_reads(instructions, config)
         slowest = max(streamed, words, sum(_drain(item, config) for item in instructions))
         return cls(
@@ -93,9 +99,11 @@ def _pixels(item: Instruction) -> int:
 
 
 def _drain(item: Instruction, config: AcceleratorConfig) -> int:
-    """Cycles of the post unit for what a MATRIX has computed."""
-    if item.opcode not in (Opcode.POST, Opcode.ADD) or item["source"] not in (Source.MATRIX, Source.BASIS):
+    """Cycles of the post unit for what the instruction takes."""
+    if item.opcode not in (Opcode.POST, Opcode.ADD) or item["source"] == Source.FILL:
         return 0
+    if item["source"] == Source.CHANNEL:
+        return item["chunks"] * _pixels(item) * item["period"]
     if item["source"] == Source.BASIS:
         return item["strips"] * item["chunks"] * item["y_count"] * isa.basis_inputs(item) * BASIS_SIZE
     turns = SUM_PERIOD if item.opcode is Opcode.ADD else 1

@@ -60,12 +60,11 @@ def drained_in_turn(
     return [*items, *due]
 
 
-def after(items: Sequence[Instruction], early: int) -> list[Instruction]:
-    """The same with a first MATRIX that waits for what is in front: if `early` MATRIXes may run beside the
-    last strip of that, for all but this. Further ones come behind the first POST, which is handed over when
-    the last strip is done.
+def after(items: Sequence[Instruction], waits: After, early: int = 0) -> list[Instruction]:
+    """The same with a first MATRIX that `waits` for what is in front: if `early` MATRIXes may run beside the
+    last strip of that, further ones come behind the first POST, which is handed over when the last strip is
+    done.
     """
-    waits = After.ALL_BUT_LAST_STRIP if early else After.ALL
     first = replace(items[0], fields={**items[0].fields, "after": int(waits)})
     drains = (Source.MATRIX, Source.BASIS)
     drain = next(n for n, item in enumerate(items) if item.fields.get("source") in drains)

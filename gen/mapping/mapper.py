@@ -1,12 +1,15 @@
 """The mapper's entry: one `Graph` in, one `Program` out."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
 from popshift.firmware_py.program import Program
-from popshift.gen.graph import Add, Convolution, Graph, Pool
+from popshift.gen.graph import Add, Convolution, Graph, Operator, Pool
 from popshift.gen.mapping.assemble import assemble
+from popshift.gen.mapping.beside import chosen
 from popshift.gen.mapping.convolution import convolution_sections
+from popshift.gen.mapping.depthwise import depthwise_sections
 from popshift.gen.mapping.order import orders
 from popshift.gen.mapping.padding import separate_padding
 from popshift.gen.mapping.placement import place
@@ -17,7 +20,8 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.sim.cycles import predicted_cycles
 
-SECTIONS: dict[type, Callable[..., list[Section]]] = {
+SectionsOf = Callable[..., list[Section]]
+SECTIONS: dict[type, SectionsOf] = {
     Convolution: convolution_sections,
     Pool: pool_sections,
 }
@@ -58,34 +62,46 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
     _check(graph)
     programs, refused = [], []
     for ordered in orders(prepared(graph, config)):
-        try:
-            programs.append(_mapped(ordered, config, name))
-        except ModelError as error:
-            refused.append(error)
+        for beside in (False, True) if config.depthwise else (False,):
+            try:
+                programs.append(_mapped(ordered, config, name, beside))
+            except ModelError as error:
+                refused.append(error)
     if not programs:
         raise refused[0]
     return min(programs, key=predicted_cycles)
 
 
-def _mapped(graph: Graph, config: AcceleratorConfig, name: str) -> Program:
-    """The program for layers in this order."""
-    placed = place(graph, config)
-    sections: list[Section] = [
+def _mapped(graph: Graph, config: AcceleratorConfig, name: str, beside: bool) -> Program:
+    """The program for layers in this order; `beside`: with depthwise layers beside the layer in front."""
+    placed = place(graph, config, beside=beside)
+    paddings: list[Section] = [
         replace(padding_section(placed[tensor], config), writes=[placed[tensor].words])
         for tensor in graph.inputs
         if not placed[tensor].buffer.padding.is_empty
     ]
-    for operator in graph.operators:
+
+    def layer(
+        operator: Operator, sections_of: Callable[..., list[Section]], **options: bool
+    ) -> list[Section]:
         sources, target = [placed[name] for name in operator.inputs], placed[operator.output]
-        reads, writes = [source.words for source in sources], [target.words]
-        sections += [
-            replace(section, reads=reads, writes=writes)
-            for section in SECTIONS[type(operator)](operator, sources, target, config)
-        ]
+        where = {"reads": [source.words for source in sources], "writes": [target.words]}
+        found = sections_of(operator, sources, target, config, **options)
+        return [replace(section, **where) for section in found]
+
+    layers = [layer(operator, SECTIONS[type(operator)]) for operator in graph.operators]
+    if beside:
+        others = {}
+        for number, operator in enumerate(graph.operators):
+            if isinstance(operator, Convolution) and (found := layer(operator, depthwise_sections)):
+                front = graph.operators[number - 1] if number else operator
+                by_planes = isinstance(front, Convolution) and front.output == operator.input
+                others[number] = layer(front, convolution_sections, whole=True) if by_planes else [], found
+        layers = chosen(layers, others, config)
     return assemble(
         name,
         config,
-        sections,
+        [*paddings, *itertools.chain(*layers)],
         inputs=[placed[tensor].layout for tensor in graph.inputs],
         outputs=[placed[tensor].layout for tensor in graph.outputs],
         tensors=[entry.layout for entry in placed.values()],

@@ -18,11 +18,12 @@ _SMALLER = "use smaller weights or biases, or fewer input channels"
 
 
 def convolution_parameters(
-    layer: Convolution, source: TensorLayout, config: AcceleratorConfig, tiles: Sequence[ColumnTile]
+    layer: Convolution, source: TensorLayout, config: AcceleratorConfig, tiles: Sequence[ColumnTile] = ()
 ) -> list[Lane]:
     """(bias, multiplier, shift) of each output channel, the input's zero point folded into the bias.
 
-    `tiles`: its column tiles, whose sums must fit the accumulators before a basis makes channels of them.
+    `tiles`: its column tiles, whose sums must fit the accumulators before a basis makes channels of them;
+    none on the channel unit.
     Padding holds the zero point, so ``sum (x - z) * w = sum x * w - z * sum w`` holds for every pixel.
 
     Raises
@@ -39,7 +40,7 @@ def convolution_parameters(
     smallest = low * positive + high * negative
     bias = layer.bias.astype(np.int64) - zero_point * weight.sum(axis=1)
     reached = np.stack([largest, -smallest, abs(bias), largest + bias, -(smallest + bias)])
-    if tiles[0].basis is None:
+    if not tiles or tiles[0].basis is None:
         _check_sums(layer, int(max(largest.max(), -smallest.min())), config.accumulator_width, _SMALLER)
     else:
         remedy = "leave the layer out of the decomposition (SmartDealConfig.skip), or use rebuild = true"

@@ -98,8 +98,9 @@ class _Choice:
     words: int
 
 
-def place(graph: Graph, config: AcceleratorConfig) -> dict[str, Placed]:
-    """Choose periods and addresses of all tensors of `graph` (after `separate_padding`).
+def place(graph: Graph, config: AcceleratorConfig, *, beside: bool = False) -> dict[str, Placed]:
+    """Choose periods and addresses of all tensors of `graph` (after `separate_padding`); `beside`: such that
+    every depthwise layer can run beside the layer in front.
 
     Every class of tensors that share a period starts with the one that takes the fewest cycles; while the
     buffers do not fit, the class of the peak that loses least gives way to a choice of fewer words.
@@ -119,7 +120,7 @@ def place(graph: Graph, config: AcceleratorConfig) -> dict[str, Placed]:
             for name in members
         }
         buffers = {name: buffers[name] for name in graph.tensors}
-        lifetimes = [_lifetime(graph, name, buffer.words) for name, buffer in buffers.items()]
+        lifetimes = [_lifetime(graph, name, buffer.words, beside) for name, buffer in buffers.items()]
         try:
             offsets = plan(lifetimes, config.activation_depth)
         except DoesNotFitError as error:
@@ -235,10 +236,13 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
     return cycles
 
 
-def _lifetime(graph: Graph, name: str, words: int) -> Lifetime:
+def _lifetime(graph: Graph, name: str, words: int, beside: bool) -> Lifetime:
     writers = [step for step, operator in enumerate(graph.operators) if operator.output == name]
     readers = [step for step, operator in enumerate(graph.operators) if name in operator.inputs]
     first = HOST if name in graph.inputs else min(writers, default=HOST)
+    if beside and first > 0:
+        writer = graph.operators[first]
+        first -= isinstance(writer, Convolution) and writer.groups > 1
     last = len(graph.operators) if name in graph.outputs else max([first, *readers])
     return Lifetime(name, words, first, last)
 

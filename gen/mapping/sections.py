@@ -7,7 +7,7 @@ of its output channels and pixel tiles.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from popshift.gen.mapping.tiling import MAX_COUNT, Rectangle, split
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.isa import Instruction, Opcode, Source, instruction
+from popshift.sim.cycles import predict
 
 Piece = TypeVar("Piece")
 CHANNEL_TILE_WORDS = isa.LENGTHS[Opcode.CHANNEL] + isa.LENGTHS[Opcode.POST]
@@ -34,7 +35,9 @@ class Section:
     ``weights`` and ``parameters``: uint8 (words, bytes of a word). ``mapping``: plain values for reports.
     ``reads``, ``writes``: words of the activation memory, which `map_graph` knows. ``first_reads``: pixels of
     the input, with the padding around it, that each of the first MATRIXes reads. ``last_writes``: pixels of
-    the output that the last strip writes.
+    the output that the last strip writes. ``spares_last_plane``: of the passes of the first accumulator half
+    only the last reads the last plane of the input. ``pairs``: on the channel unit, what makes each plane of
+    the output, and the POST that writes it.
     """
 
     name: str
@@ -49,16 +52,16 @@ class Section:
     writes: Sequence[range] = ()
     first_reads: Sequence[Rectangle] = ()
     last_writes: Rectangle | None = None
+    spares_last_plane: bool = False
+    pairs: Sequence[tuple[Instruction, Instruction]] = ()
 
     def waits_for(self, other: "Section") -> bool:
         """Whether it must not begin before the `other` is done."""
-        clashes = [(self.reads, other.writes), (self.writes, other.reads), (self.writes, other.writes)]
-        return any(item.opcode is Opcode.CHANNEL for item in other.instructions) or any(
-            max(one.start, two.start) < min(one.stop, two.stop)
-            for ours, theirs in clashes
-            for one in ours
-            for two in theirs
-        )
+        return other.on_channel_unit or _meet(self.reads, other.writes) or self.overwrites(other)
+
+    def overwrites(self, other: "Section") -> bool:
+        """Whether it writes what the `other` reads or writes."""
+        return _meet(self.writes, [*other.reads, *other.writes])
 
     def early(self, other: "Section") -> int:
         """How many of its first MATRIXes may run beside the last strip of the `other`, which is in front."""
@@ -69,10 +72,41 @@ class Section:
         apart = (not place.meets(other.last_writes) for place in self.first_reads)
         return sum(1 for _ in itertools.takewhile(bool, apart))
 
+    def spares_last_plane_of(self, other: "Section") -> bool:
+        """Whether it may begin beside the last plane of the `other`, which is in front."""
+        return bool(other.pairs) and self.spares_last_plane and other.writes == self.reads[:1]
+
+    def moved(self, starts: dict[str, int]) -> "Section":
+        """The same with its weights and parameters beginning at these words, by the name of the field."""
+        pairs = [(_moved(one, starts), _moved(taker, starts)) for one, taker in self.pairs]
+        return replace(self, instructions=[_moved(item, starts) for item in self.instructions], pairs=pairs)
+
+    @property
+    def on_channel_unit(self) -> bool:
+        """Whether the channel unit works for it."""
+        return any(isa.unit_of(item.opcode) is Opcode.CHANNEL for item in self.instructions)
+
     @property
     def program_words(self) -> int:
         """Words of its instructions and of the MARK behind them."""
         return words_of(self.instructions) + isa.LENGTHS[Opcode.MARK]
+
+
+_BASES = {
+    Opcode.MATRIX: "weight_base",
+    **dict.fromkeys((Opcode.POST, Opcode.ADD, Opcode.DEPTHWISE), "parameter_base"),
+}
+
+
+def _meet(ours: Sequence[range], theirs: Sequence[range]) -> bool:
+    return any(max(one.start, two.start) < min(one.stop, two.stop) for one in ours for two in theirs)
+
+
+def _moved(item: Instruction, starts: dict[str, int]) -> Instruction:
+    field = _BASES.get(item.opcode)
+    if field is None or item.fields.get("source") == Source.FILL:
+        return item
+    return instruction(item.opcode, **{**item.fields, field: item[field] + starts[field]})
 
 
 def words_of(instructions: Sequence[Instruction]) -> int:
@@ -84,6 +118,11 @@ def weight_reads(instructions: Sequence[Instruction], config: AcceleratorConfig)
     """Words that they read of the weight memory."""
     matrices = [item for item in instructions if item.opcode is Opcode.MATRIX]
     return sum(half_words(item, config) * item["n_tiles"] for item in matrices)
+
+
+def cycles_alone(section: Section, config: AcceleratorConfig) -> int:
+    """What it takes with nothing in front, by the cycle model."""
+    return predict([*section.instructions, instruction(Opcode.MARK, layer=0)], config)[0]
 
 
 def no_words(word_bytes: int) -> NDArray[np.uint8]:
