@@ -157,7 +157,9 @@ def with_measured_chain(layer: LayerRecord, cycles: int) -> LayerRecord:
     """The layer with the cycles counted behind the last step of its chain."""
     if "chain" not in layer.mapping:
         return layer
-    chain = {**layer.mapping["chain"], STEPS[-1]: round(layer.macs / cycles, 2)}
+    chain = dict(layer.mapping["chain"])
+    *_, bandwidth, pipeline = STEPS
+    chain[pipeline] = min(chain[bandwidth], round(layer.macs / cycles, 2))  # it may run beside another
     loss = Chain(**chain).largest_loss
     return replace(layer, mapping={**layer.mapping, "chain": chain, "largest_loss": loss})
 

@@ -15,7 +15,7 @@ class HazardError(AssertionError):
 @dataclass
 class _Reader:
     """The words (banks, words) that an instruction reads, and how many accumulator halves have been drained
-    when it is known to be done; None: at the next barrier.
+    when it is known to be done; None: that is told, or at the next barrier.
     """
 
     words: NDArray[np.bool_]
@@ -26,8 +26,8 @@ class HazardChecker:
     """Words that instructions not known to be done read, and words that a POST writes which is not.
 
     All that a POST writes is there when the next one begins. A MATRIX is done when all that it has filled is
-    drained. So a reader meets the POST in front of it, unless it waits, and those that begin before it is
-    done.
+    drained, a CHANNEL when a POST has taken all its windows. So a reader meets the POST in front of it,
+    unless it waits, and those that begin before it is done.
     """
 
     def __init__(self, banks: int, words: int) -> None:
@@ -44,6 +44,10 @@ class HazardChecker:
             self._readers = [found for found in self._readers if found.until is None or found.until > drained]
         self._current[unit] = _Reader(np.zeros(self._shape, bool), until)
         self._readers.append(self._current[unit])
+
+    def done(self, unit: Opcode) -> None:
+        """What the unit's instruction has read is of no account from the next POST on."""
+        self._current[unit].until = 0
 
     def begin_last_strip(self) -> None:
         """The POST at work begins its last strip."""

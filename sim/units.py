@@ -253,6 +253,8 @@ class Units:
             yield True
             while self.windows:
                 yield False
+        if self.hazards:
+            self.hazards.done(Opcode.CHANNEL)
 
     def _taps(self, item: Instruction) -> NDArray[np.int8]:
         """The weights of a DEPTHWISE: (banks, rows, columns)."""

@@ -17,7 +17,9 @@ from popshift.sim.executor import Machine
 
 _END = instruction(Opcode.END)
 _LARGEST_OFFSET = 60
-WAYS_TO_SPOIL = 10
+WAYS_TO_SPOIL = 11
+_OF_WINDOWS = WAYS_TO_SPOIL - 1
+"""The one for what the channel unit does; else as good as none."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,15 @@ def _spoil(
             matrix |= {"windows": 1, "x_count": max(config.window_depth + 1, matrix["x_count"])}
 
 
+def _spoilt_windows(rng: random.Random, config: AcceleratorConfig, item: Instruction) -> Instruction:
+    """With one of its fields such that something may lie outside, or be illegal."""
+    fields = {"base": config.activation_depth - rng.randint(0, 30)}
+    if item.opcode is Opcode.DEPTHWISE:
+        ways = [{"parameter_base": config.parameter_depth - rng.randint(0, 8)}, {"ky_count": 4}]
+        fields = rng.choice([fields, *ways, {"planes": 2}, {"x_first": 3, "x_count": 3, "x_every": 1}])
+    return instruction(item.opcode, **{**item.fields, **fields})
+
+
 def random_program(
     rng: random.Random, config: AcceleratorConfig, *, pairs: int, spoilt: int | None = None
 ) -> list[Instruction]:
@@ -303,7 +314,10 @@ def random_program(
             _spoil(spoilt, rng, config, matrix, post)
         found += [instruction(Opcode.MATRIX, **matrix), _post(post)]
         if config.depthwise and rng.random() < 0.7:
-            found += (_channel_pair if rng.random() < 0.4 else _depthwise_pair)(rng, config)
+            windows, taker = (_channel_pair if rng.random() < 0.4 else _depthwise_pair)(rng, config)
+            if index == wrong and spoilt == _OF_WINDOWS:
+                windows = _spoilt_windows(rng, config, windows)
+            found += [windows, taker]
         elif not config.depthwise and rng.random() < 0.3:
             barrier = instruction(Opcode.MARK, layer=100 + index)  # both units read through the same ports
             found += [barrier, *_channel_pair(rng, config), barrier]

@@ -75,7 +75,7 @@ class Chain:
             array=weights / passes,
             tiling=macs / streamed,
             bandwidth=macs / slowest,
-            pipeline=macs / cycles,
+            pipeline=macs / max(cycles, slowest if columns else 0),
         )
 
     @property

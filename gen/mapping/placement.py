@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from popshift.firmware_py.layout import TensorLayout
 from popshift.gen.graph import Convolution, Graph, Operator, Pool, Tensor
+from popshift.gen.mapping.columns import column_walk
 from popshift.gen.mapping.cost import PoolCost
 from popshift.gen.mapping.padding import Padding, padding_of
 from popshift.gen.mapping.planner import DoesNotFitError, Lifetime, plan
@@ -110,8 +111,9 @@ def place(graph: Graph, config: AcceleratorConfig, *, beside: bool = False) -> d
     ModelError: the tensors alive at some operator do not fit the activation memory.
     """
     paddings = {name: padding_of(graph, name) for name in graph.tensors}
-    classes = _classes(graph)
-    choices = [_choices(graph, paddings, members, config) for members in classes]
+    channel_unit = config if beside else config.replace(depthwise=False)
+    classes = _classes(graph, channel_unit)
+    choices = [_choices(graph, paddings, members, channel_unit) for members in classes]
     chosen = [options[0] for options in choices]
     while True:
         buffers = {
@@ -134,11 +136,11 @@ def _buffer(tensor: Tensor, padding: Padding, period: int, config: AcceleratorCo
     return Buffer(tensor=tensor, padding=padding, period=period, copies=config.rows // period)
 
 
-def _classes(graph: Graph) -> list[list[str]]:
-    """Tensors grouped by what pools and sums tie together."""
+def _classes(graph: Graph, config: AcceleratorConfig) -> list[list[str]]:
+    """Tensors grouped by what pools, sums and depthwise layers on the channel unit tie together."""
     leader = {name: name for name in graph.tensors}
     for operator in graph.operators:
-        if (tied := _tied_to_output(graph, operator)) is not None:
+        if (tied := _tied_to_output(graph, operator, config)) is not None:
             old, new = leader[operator.output], leader[tied]
             leader = {name: new if first == old else first for name, first in leader.items()}
     classes: dict[str, list[str]] = {}
@@ -182,11 +184,17 @@ def _is_sign(graph: Graph, operator: Operator) -> bool:
     return isinstance(operator, Pool) and bool(target.bits) and not source.bits
 
 
-def _tied_to_output(graph: Graph, operator: Operator) -> str | None:
+def _tied_to_output(graph: Graph, operator: Operator, config: AcceleratorConfig) -> str | None:
     """The input whose channels lie in the same banks as the output's."""
     if isinstance(operator, Pool):
         return None if _is_sign(graph, operator) else operator.input
-    return operator.sum.other if isinstance(operator, Convolution) and operator.sum is not None else None
+    if not isinstance(operator, Convolution):
+        return None
+    if operator.sum is not None:
+        return operator.sum.other
+    bits = graph.tensors[operator.input].bits or graph.tensors[operator.output].bits
+    _, height, width = graph.tensors[operator.output].shape
+    return None if bits or column_walk(operator, (height, width), config) is None else operator.input
 
 
 def _choices(
@@ -195,7 +203,7 @@ def _choices(
     """The sensible periods of a class, fastest first; each later one needs fewer words than all before it."""
     written = any(operator.output in members for operator in graph.operators)
     step = config.post_lanes if written else 1
-    tied = [_tied_to_output(graph, operator) for operator in graph.operators]
+    tied = [_tied_to_output(graph, operator, config) for operator in graph.operators]
     if any(name in tied for name in members):
         step = config.post_lanes
     if config.paired_banks:  # the two of a pair hold neighbours, so that one address does for both
@@ -227,11 +235,14 @@ def _reader_cycles(graph: Graph, buffer: Buffer, config: AcceleratorConfig) -> i
             continue  # is only added
         if isinstance(reader, Convolution):
             found = candidates(reader, buffer.at(0), target, config)
-            cycles += min(candidate.cost.cycles for candidate in found)
+            ways = [candidate.cost.cycles for candidate in found]
+            if (walk := column_walk(reader, (height, width), config)) is not None:
+                ways.append(buffer.planes * walk.taps)
+            cycles += min(ways)
         elif isinstance(reader, Pool):
             kernel = reader.window.kernel[0] * reader.window.kernel[1]
             groups = buffer.period // config.post_lanes
-            shared = config.paired_banks
+            shared = config.paired_banks or config.depthwise
             cycles += PoolCost.of(height * width, kernel, buffer.planes, groups, shared=shared).cycles
     return cycles
 

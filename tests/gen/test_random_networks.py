@@ -1,4 +1,4 @@
-"""Two hundred random networks, golden model against instructions, some of them against gates."""
+"""Three hundred random networks, golden model against instructions, some of them against gates."""
 
 import numpy as np
 import pytest
@@ -30,6 +30,10 @@ ARRAYS = {
     "wide": _TINY.replace(
         **{"rows": 16, "cols": 16, "tile_rows": 4, "tile_cols": 4, "post_lanes": 8, "window_depth": 16},
         pe_kinds=["mul", "xnor"],
+    ),
+    "channel multipliers": _TINY.replace(
+        **{"rows": 8, "cols": 8, "tile_rows": 2, "post_lanes": 4, "multiplier_stages": 4},
+        **{"depthwise": True, "accumulator_depth": 128},
     ),
 }
 NETWORKS, AT_RTL, BLOCK = 50, 10, 10
