@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from popshift.gen.mapping.in_turn import after, windows_in_turn
 from popshift.gen.mapping.sections import Section, cycles_alone
-from popshift.hw.config import AcceleratorConfig
+from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.isa import After, Instruction, Opcode, Source, instruction
 from popshift.sim.cycles import predict
 
@@ -23,21 +23,20 @@ def _beside(
     """The instructions `items` of the section in `front`, and those of the `section` behind it, on the
     channel unit, among each other: those up to the end of the first, and the rest. None if it cannot be.
     """
-    *matrices, post = items
-    parts = _by_planes(post, config)
-    only_matrices = all(item.opcode is Opcode.MATRIX or _fills(item) for item in matrices)
-    if not (section.pairs and only_matrices and len(parts) > 1 and section.reads == front.writes):
+    if not (items and section.pairs and section.reads == front.writes) or section.overwrites(front):
         return None
-    if section.overwrites(front):
+    *matrices, post = items
+    parts = _by_planes(post, len(section.pairs), config)
+    if len(parts) < 2 or not all(item.opcode is Opcode.MATRIX or _fills(item) for item in matrices):
         return None
     fills = [item for item in section.instructions if _fills(item)]
     at_once = -(-parts[0]["chunks"] // post["period"])  # planes of a part
     found, behind = list(matrices), list[Instruction]()
     for number, part in enumerate(parts):
-        found += behind
-        behind = windows_in_turn(section.pairs[number * at_once : (number + 1) * at_once], fills)
+        found += [*behind, part]
+        pairs = section.pairs[number * at_once : (number + 1) * at_once]
+        behind = windows_in_turn(pairs, fills) if pairs else []
         fills = []
-        found.append(part)
     return found, behind
 
 
@@ -45,25 +44,30 @@ def _fills(item: Instruction) -> bool:
     return item.fields.get("source") == Source.FILL
 
 
-def _by_planes(post: Instruction, config: AcceleratorConfig) -> list[Instruction]:
-    """A POST that drains halves as one for as many whole planes as take whole halves; as it is if it cannot
-    be divided so.
+def _by_planes(post: Instruction, number: int, config: AcceleratorConfig) -> list[Instruction]:
+    """A POST that drains halves as one for each of its first planes, `number` in all, or for as many as take
+    whole halves; and one for the others. As it is if it cannot be divided so.
     """
     plain = post.opcode is Opcode.POST and post["source"] == Source.MATRIX
     if not plain or post["packed"] or post["edges"] or post["strips"] > 1:
         return [post]
     groups = math.lcm(post["period"], config.chunks)
     planes = groups // post["period"]
-    found = []
-    for first in range(0, post["chunks"], groups):
-        further = first // groups * planes * post["plane_step"]
-        moved = {
-            "chunks": min(groups, post["chunks"] - first),
-            "parameter_base": post["parameter_base"] + first,
-            "base": (post["base"] + further) % (1 << 16),
-        }
-        found.append(replace(post, fields={**post.fields, **moved}))
-    return found
+    starts = [*range(0, min(post["chunks"], number * post["period"]), groups)]
+    rest = starts[-1] + groups
+    starts += [rest] if rest < post["chunks"] else []
+    return [
+        replace(
+            post,
+            fields={
+                **post.fields,
+                "chunks": stop - start,
+                "parameter_base": post["parameter_base"] + start,
+                "base": (post["base"] + start // groups * planes * post["plane_step"]) % (1 << ADDRESS_BITS),
+            },
+        )
+        for start, stop in itertools.pairwise([*starts, post["chunks"]])
+    ]
 
 
 def segment_instructions(
@@ -108,33 +112,32 @@ def _after(items: list[Instruction], section: Section, front: Section) -> list[I
     return after(items, After.ALL_BUT_LAST_STRIP if early else After.ALL, early)
 
 
-def chosen(
+def with_channel_unit(
     layers: Sequence[list[Section]],
-    others: dict[int, tuple[list[Section], list[Section]]],
+    number: int,
+    by_planes: list[Section],
+    others: Sequence[list[Section]],
     config: AcceleratorConfig,
 ) -> list[list[Section]]:
-    """The sections of all layers: for each that can run on the channel unit the way that takes the fewest
-    cycles between its neighbours.
+    """The sections of all layers, with one of the `others` for layer `number`, on the channel unit as a whole
+    or in part, if it takes fewer cycles between its neighbours than the layer does as it is.
 
-    `others`: by number, such a layer's sections there, behind those of a layer in front that is done plane by
-    plane (none: there is no such layer).
+    `by_planes`: sections of the layer in front that are done plane by plane; none: there is no such layer.
     """
-    found = list(layers)
-    for number, (by_planes, own) in sorted(others.items()):
-        plain, front = found[number], found[max(0, number - 1) : number]
-        ways = [(front, plain), (front, own)]
-        if by_planes and front == [layers[number - 1]]:
-            ways.append(([by_planes], own))
-        cycles = []
-        for before, sections in ways:
-            near = [*before, sections, *found[number + 1 : number + 2]]
-            flat = list(itertools.chain(*near))
-            items, _ = segment_instructions(flat, range(len(flat)), config)
-            cycles.append(sum(predict(items, config)))
-        best = cycles.index(min(cycles))
-        found[number - len(front) : number + 1] = [*ways[best][0], ways[best][1]]
-        worse = own if best == 0 else plain
+    first, plain = max(0, number - 1), layers[number]
+    front, behind = list(layers[first:number]), list(layers[number + 1 : number + 2])
+    ways = [[*front, plain], *([*front, other] for other in others)]
+    if by_planes and not any(section.on_channel_unit for section in front[0]):
+        ways += [[by_planes, other] for other in others]
+    cycles = []
+    for way in ways:
+        sections = list(itertools.chain(*way, *behind))
+        items, _ = segment_instructions(sections, range(len(sections)), config)
+        cycles.append(sum(predict(items, config)))
+    best = ways[cycles.index(min(cycles))]
+    if others:
+        worse = others[0] if best[-1] is plain else plain
         rejected = sum(cycles_alone(section, config) for section in worse)
-        for section in found[number]:
+        for section in best[-1]:
             section.mapping["other_executions"][worse[0].mapping["execution"]] = rejected
-    return found
+    return [*layers[:first], *best, *layers[number + 1 :]]

@@ -52,9 +52,11 @@ def convolution_sections(
     config: AcceleratorConfig,
     *,
     whole: bool = False,
+    first: int = 0,
 ) -> list[Section]:
     """The layer's sections: one, unless a memory forces more. `whole`: a pixel tile has all pixels, where the
-    accumulators hold them, so that planes are done one after the other.
+    accumulators hold them, so that planes are done one after the other. `first`: only output channels from
+    this on, with which a plane begins; a section for those in front fills the padding.
 
     Of the ways to execute it that take about as few cycles as any, by the cycle model, the one that reads the
     fewest weight words; of several the fastest.
@@ -70,7 +72,7 @@ def convolution_sections(
         if whole and candidate.scheme.name == "dense":
             candidate = _in_one_tile(candidate, target, config)
         try:
-            found[candidate.scheme.name] = _sections(layer, source, other, target, candidate, config)
+            found[candidate.scheme.name] = _sections(layer, source, other, target, candidate, config, first)
         except ModelError as error:
             refused.append(error)
     if not found:
@@ -109,8 +111,9 @@ def _sections(
     target: Placed,
     choice: Candidate,
     config: AcceleratorConfig,
+    first: int,
 ) -> list[Section]:
-    """The sections of one way to execute it; `other`: the tensor that is added."""
+    """The sections of one way to execute it, from channel `first` on; `other`: the tensor that is added."""
     layout, scheme = source.layout, choice.scheme
     channels = layer.weight.shape[0]
     if scheme.pixels > 1 and target.layout.planes > 1:
@@ -134,14 +137,19 @@ def _sections(
         min(config.weight_depth // tile_words, MAX_TILES) * scheme.channels,
         (config.parameter_depth - _words_in_front(layer) * len(edges.tables)) // rows * config.post_lanes,
     )
-    ranges = _ranges(layer, target, most, scheme.channels, config)
+    ranges = [
+        (max(start, first), stop)
+        for start, stop in _ranges(layer, target, most, scheme.channels, config)
+        if stop > first
+    ]
     parts = []
     for start, stop in ranges:
-        columns = whole if len(ranges) == 1 else scheme.tiles(start, stop)
+        columns = whole if (start, stop) == (0, channels) else scheme.tiles(start, stop)
         words = len(runs(columns)) * isa.LENGTHS[Opcode.MATRIX] + isa.LENGTHS[_opcode(layer)]
         for piece in tile_ranges(edges.regions, words, words_of(fills), config.program_depth):
             parts.append(((start, stop), columns, piece))
     kernel_taps = layer.window.kernel[0] * layer.window.kernel[1]
+    in_front = int(first > 0)
     sections = []
     for index, (chosen, columns, piece) in enumerate(parts):
         start, stop = chosen
@@ -151,11 +159,11 @@ def _sections(
             lanes = [*lanes, *[Lane()] * (scheme.channels - len(lanes))] * scheme.pixels
         packed_parameters = _parameters(config, layer, other, target, columns, lanes, edges, chosen)
         placed = (source, other, target)
-        of_part = [] if index else fills
+        of_part = [] if start or index else fills
         items = _instructions(layer, placed, config, scheme, columns, chosen, edges, piece, of_part)
         sections.append(
             Section(
-                name=part_name(layer.name, index, len(parts)),
+                name=part_name(layer.name, index + in_front, len(parts) + in_front),
                 kind="convolution",
                 output=layer.output,
                 macs=(stop - start) * layer.weight.shape[1] * kernel_taps * pixels,

@@ -1,12 +1,14 @@
 """Depthwise layers on the channel unit: a DEPTHWISE and a POST for every plane."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from popshift.gen.graph import Convolution
 from popshift.gen.mapping.columns import ColumnWalk, column_walk
+from popshift.gen.mapping.convolution import convolution_sections
 from popshift.gen.mapping.in_turn import windows_in_turn
 from popshift.gen.mapping.parameters import convolution_parameters, pack_parameters
 from popshift.gen.mapping.placement import Placed
@@ -16,31 +18,52 @@ from popshift.gen.mapping.sections import (
     copy_mask,
     fill_padding,
     no_words,
+    part_name,
     post_rectangle,
     window_base,
 )
 from popshift.gen.mapping.tiling import Rectangle
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
+from popshift.hw.errors import ModelError
 from popshift.hw.isa import Lane, Opcode, Source, instruction
 
 
-def depthwise_sections(
-    layer: Convolution, sources: Sequence[Placed], target: Placed, config: AcceleratorConfig
-) -> list[Section]:
-    """The layer on the channel unit, one section; none if this cannot do it, or the parameters or
-    instructions exceed their memories.
+def depthwise_ways(
+    layer: Convolution, source: Placed, target: Placed, config: AcceleratorConfig
+) -> Iterator[list[Section]]:
+    """The sections of the layer on the channel unit; and with its first planes there, the others on the array
+    behind them: nothing if the channel unit cannot do it.
     """
-    source = sources[0]
-    channels, planes = len(layer.weight), source.layout.planes
+    planes, period = source.layout.planes, source.layout.period
+    for number in (planes, *sorted({1, planes // 4, planes // 2, planes * 3 // 4} - {0, planes})):
+        section = _section(layer, source, target, config, number)
+        if section is None:
+            continue
+        rest: list[Section] = []
+        if number < planes:
+            try:
+                rest = convolution_sections(layer, [source], target, config, first=number * period)
+            except ModelError:
+                continue
+        yield [replace(section, name=part_name(layer.name, 0, 1 + len(rest))), *rest]
+
+
+def _section(
+    layer: Convolution, source: Placed, target: Placed, config: AcceleratorConfig, planes: int
+) -> Section | None:
+    """The first planes on the channel unit; None if this cannot do it, or the parameters or instructions
+    exceed their memories.
+    """
+    channels = min(len(layer.weight), planes * source.layout.period)
     _, height, width = target.layout.shape
     walk = column_walk(layer, (height, width), config)
     if walk is None or source.layout.bits or source.layout.period != target.layout.period:
-        return []
+        return None
     groups = bank_groups(source, config)
-    lanes = convolution_parameters(layer, source.layout, config)
+    lanes = convolution_parameters(layer, source.layout, config)[:channels]
     lanes += [Lane()] * (planes * source.layout.period - channels)
-    taps = list(_tap_words(walk.weights(layer.weight), source, config))
+    taps = list(_tap_words(walk.weights(layer.weight[:channels]), source, config))
     parameters = np.concatenate([pack_parameters(config, lanes), *taps])
     fills = fill_padding(target, config)
     whole = Rectangle(0, 0, height, width)
@@ -82,11 +105,11 @@ def depthwise_sections(
         instructions=windows_in_turn(pairs, fills),
         weights=no_words(config.weight_word_bytes),
         parameters=parameters,
-        mapping=_details(layer, source, target, walk, config),
+        mapping=_details(layer, source, target, walk, channels, planes),
         pairs=pairs,
     )
     too_long = section.program_words + isa.LENGTHS[Opcode.END] > config.program_depth
-    return [] if too_long or len(parameters) > config.parameter_depth else [section]
+    return None if too_long or len(parameters) > config.parameter_depth else section
 
 
 def _tap_words(
@@ -105,7 +128,7 @@ def _tap_words(
 
 
 def _details(
-    layer: Convolution, source: Placed, target: Placed, walk: ColumnWalk, config: AcceleratorConfig
+    layer: Convolution, source: Placed, target: Placed, walk: ColumnWalk, channels: int, planes: int
 ) -> dict:
     """Plain values for `explain` and the reports."""
     return {
@@ -113,13 +136,12 @@ def _details(
         "execution": "channel unit, down" if walk.down else "channel unit",
         "other_executions": {},
         "impossible_executions": {},
-        "weights": layer.weight.size,
-        "least_passes": source.layout.planes * walk.pair(*layer.window.kernel)[0],
+        "weights": channels * layer.weight[0].size,
+        "least_passes": planes * walk.pair(*layer.window.kernel)[0],
         "input_period": source.layout.period,
         "input_copies": source.layout.copies,
         "output_period": target.layout.period,
         "output_copies": target.layout.copies,
-        "planes": [0, source.layout.planes],
+        "planes": [0, planes],
         "window": layer.weight[0].size,
-        "weight_words": source.layout.planes * config.bank_groups * isa.tap_words(config),
     }

@@ -7,12 +7,12 @@ from dataclasses import replace
 from popshift.firmware_py.program import Program
 from popshift.gen.graph import Add, Convolution, Graph, Operator, Pool
 from popshift.gen.mapping.assemble import assemble
-from popshift.gen.mapping.beside import chosen
+from popshift.gen.mapping.beside import with_channel_unit
 from popshift.gen.mapping.convolution import convolution_sections
-from popshift.gen.mapping.depthwise import depthwise_sections
+from popshift.gen.mapping.depthwise import depthwise_ways
 from popshift.gen.mapping.order import orders
 from popshift.gen.mapping.padding import separate_padding
-from popshift.gen.mapping.placement import place
+from popshift.gen.mapping.placement import Placed, place
 from popshift.gen.mapping.pool import padding_section, pool_sections
 from popshift.gen.mapping.sections import Section
 from popshift.gen.mapping.sums import fuse_sums
@@ -20,8 +20,7 @@ from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
 from popshift.sim.cycles import predicted_cycles
 
-SectionsOf = Callable[..., list[Section]]
-SECTIONS: dict[type, SectionsOf] = {
+SECTIONS: dict[type, Callable[..., list[Section]]] = {
     Convolution: convolution_sections,
     Pool: pool_sections,
 }
@@ -81,23 +80,27 @@ def _mapped(graph: Graph, config: AcceleratorConfig, name: str, beside: bool) ->
         if not placed[tensor].buffer.padding.is_empty
     ]
 
-    def layer(
-        operator: Operator, sections_of: Callable[..., list[Section]], **options: bool
-    ) -> list[Section]:
-        sources, target = [placed[name] for name in operator.inputs], placed[operator.output]
-        where = {"reads": [source.words for source in sources], "writes": [target.words]}
-        found = sections_of(operator, sources, target, config, **options)
-        return [replace(section, **where) for section in found]
+    def where(operator: Operator) -> tuple[list[Placed], Placed]:
+        return [placed[name] for name in operator.inputs], placed[operator.output]
 
-    layers = [layer(operator, SECTIONS[type(operator)]) for operator in graph.operators]
-    if beside:
-        others = {}
-        for number, operator in enumerate(graph.operators):
-            if isinstance(operator, Convolution) and (found := layer(operator, depthwise_sections)):
-                front = graph.operators[number - 1] if number else operator
-                by_planes = isinstance(front, Convolution) and front.output == operator.input
-                others[number] = layer(front, convolution_sections, whole=True) if by_planes else [], found
-        layers = chosen(layers, others, config)
+    def located(operator: Operator, sections: list[Section]) -> list[Section]:
+        sources, target = where(operator)
+        reads, writes = [source.words for source in sources], [target.words]
+        return [replace(section, reads=reads, writes=writes) for section in sections]
+
+    layers = [
+        located(operator, SECTIONS[type(operator)](operator, *where(operator), config))
+        for operator in graph.operators
+    ]
+    for number, operator in enumerate(graph.operators if beside else []):
+        if not isinstance(operator, Convolution):
+            continue
+        (source, *_), target = where(operator)
+        ways = [located(operator, found) for found in depthwise_ways(operator, source, target, config)]
+        front, by_planes = graph.operators[max(0, number - 1)], list[Section]()
+        if ways and isinstance(front, Convolution) and front.output == operator.input:
+            by_planes = convolution_sections(front, *where(front), config, whole=True)
+        layers = with_channel_unit(layers, number, located(front, by_planes), ways, config)
     return assemble(
         name,
         config,
