@@ -11,7 +11,7 @@ from popshift.hw import numerics, packet
 from popshift.hw.config import ADDRESS_BITS, AcceleratorConfig
 from popshift.hw.emit import emit_verilog
 from popshift.hw.errors import InputError
-from popshift.hw.isa import WORD_BITS
+from popshift.hw.isa import WINDOW, WORD_BITS
 from popshift.hw.tech import TECHNOLOGIES
 
 COBS_BLOCK = 256
@@ -42,6 +42,7 @@ class Resources:
     ----------
     multipliers: one for each processing element of kind ``mul``, `multiplier_bits` (activation, weight) wide.
     dsp_multipliers: how many of them may become DSP blocks; -1: as many as the device has.
+    channel_multipliers: of the channel unit, as wide as `channel_multiplier_bits` (activation, weight).
     wide_multipliers: of the post unit, `wide_multiplier_bits` (sum, multiplier) wide.
     basis_multipliers: of the post unit, `basis_multiplier_bits` (sum, element of the basis) wide.
     memories: all on-chip memories.
@@ -50,6 +51,8 @@ class Resources:
     multipliers: int
     multiplier_bits: tuple[int, int]
     dsp_multipliers: int
+    channel_multipliers: int
+    channel_multiplier_bits: tuple[int, int]
     wide_multipliers: int
     wide_multiplier_bits: tuple[int, int]
     basis_multipliers: int
@@ -65,6 +68,7 @@ class Resources:
         return {
             "multipliers": self.multipliers,
             "dsp_multipliers": self.dsp_multipliers,
+            "channel_multipliers": self.channel_multipliers,
             "wide_multipliers": self.wide_multipliers,
             "wide_multiplier_bits": list(self.wide_multiplier_bits),
             "memory_kbit": self.memory_kbit,
@@ -160,6 +164,8 @@ def resources(config: AcceleratorConfig) -> Resources:
         multipliers=config.rows * config.cols if "mul" in config.pe_kinds else 0,
         multiplier_bits=(numerics.ACTIVATION_BITS, config.weight_bits),
         dsp_multipliers=config.dsp_multipliers,
+        channel_multipliers=WINDOW * config.rows if config.depthwise else 0,
+        channel_multiplier_bits=(numerics.ACTIVATION_BITS, numerics.WEIGHT_BITS),
         wide_multipliers=config.post_lanes,
         wide_multiplier_bits=(config.post_bits, config.requantise.multiplier_bits),
         basis_multipliers=config.post_lanes * numerics.BASIS_SIZE if config.has_basis else 0,

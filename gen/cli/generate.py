@@ -42,6 +42,7 @@ def _print(done: "Generated") -> None:
     print_table("Memories", ["memory", "number", "bits", "words", "kbit"], rows)
     kinds = [
         (resources.multipliers, resources.multiplier_bits),
+        (resources.channel_multipliers, resources.channel_multiplier_bits),
         (resources.wide_multipliers, resources.wide_multiplier_bits),
         (resources.basis_multipliers, resources.basis_multiplier_bits),
     ]

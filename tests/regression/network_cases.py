@@ -88,6 +88,24 @@ def _int8_networks(config: AcceleratorConfig, seed: int, count: int) -> list[tup
     return found
 
 
+def _separable(config: AcceleratorConfig, seed: int) -> list[tuple[str, Program, Graph]]:
+    """A depthwise layer between two pointwise ones, of several planes, where the channel unit multiplies."""
+    if not config.depthwise:
+        return []
+    torch.manual_seed(seed)
+    channels = 2 * config.rows + 1
+    module = nn.Sequential(
+        nn.Conv2d(3, channels, 1),
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, 5, 1),
+    )
+    network = compile_module(module, torch.randn(8, 3, 5, 6), config, name="separable")
+    executions = [layer.mapping.get("execution", "") for layer in network.program.layers]
+    assert any(execution.startswith("channel unit") for execution in executions), executions
+    return [("separable", network.program, network.graph)]
+
+
 def _random_networks(config: AcceleratorConfig, seed: int, count: int) -> list[tuple[str, Program, Graph]]:
     """Small ones with a sum of two tensors, which fit the configuration; none if it cannot add."""
     found: list[tuple[str, Program, Graph]] = []
@@ -109,7 +127,7 @@ def network_cases(config: AcceleratorConfig, folder: Path, seed: int, count: int
     """Programs and cases in `folder`; gives the file of the cases."""
     compiled = [(name, map_graph(graph, config), graph) for name, graph in binary_graphs(config, seed)]
     if config.pe_kinds != ("xnor",):
-        compiled += _int8_networks(config, seed, count)
+        compiled += _int8_networks(config, seed, count) + _separable(config, seed)
     compiled += _random_networks(config, seed, 2)
     cases: list[dict[str, Any]] = []
     for index, (name, program, graph) in enumerate(compiled):

@@ -29,6 +29,7 @@ _CHANGES = {
         "tile_cols": 1,
         "post_lanes": 4,
         "pe_kinds": ["mul", "xnor"],
+        "depthwise": True,
     },
     "smartdeal": {
         "cols": 6,
