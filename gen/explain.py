@@ -177,8 +177,6 @@ def mapping_text(layer: LayerRecord) -> str:
         parts.append(f"rows {100 * mapping['row_fill']:.0f} %, columns {100 * mapping['column_fill']:.0f} %")
     elif "window" in mapping:
         parts.append(f"window {mapping['window']}")
-        if "beside" in mapping:
-            parts.append(f"beside {mapping['beside']}")
     elif "words" in mapping:
         parts.append(f"{mapping['words']} words")
     return ", ".join(parts)

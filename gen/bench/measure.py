@@ -157,7 +157,7 @@ def _layer(layer: ProgramLayer, counters: Counters | None, config: AcceleratorCo
         predicted_cycles=layer.predicted_cycles,
         cycles=cycles,
         relative_error=None if cycles is None else abs(layer.predicted_cycles - cycles) / cycles,
-        utilisation=_utilisation(layer.macs, cycles, config),
+        utilisation=None if "beside" in layer.mapping else _utilisation(layer.macs, cycles, config),
         busy=_causes(counters, config, BUSY),
         stalls=_causes(counters, config, STALLS),
         mapping=dict(layer.mapping),

@@ -16,7 +16,7 @@ from popshift.firmware_py.program import LayerRecord, Program, Segment
 from popshift.gen.mapping.beside import segment_instructions
 from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.gen.mapping.eyexam import Chain
-from popshift.gen.mapping.sections import Section, no_words
+from popshift.gen.mapping.sections import Section, cycles_alone, no_words
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
@@ -118,13 +118,19 @@ def _record(section: Section, cycles: int, config: AcceleratorConfig) -> LayerRe
         chain = {"chain": {name: round(value, 2) for name, value in found.steps.items()}}
         chain["largest_loss"] = found.largest_loss
     fill = {name: section.mapping.get(name, 1.0) for name in ("row_fill", "column_fill")}
+    bottleneck, busy = spent.words(config, **fill), cycles
+    if "beside" in section.mapping:  # most of its work is done when the layer in front is
+        busy = cycles_alone(section, config)
+        bottleneck = (
+            f"{busy:,} cycles of the channel unit, all but {cycles:,} beside {section.mapping['beside']}"
+        )
     return LayerRecord(
         name=section.name,
         kind=section.kind,
         output=section.output,
         macs=section.macs,
         predicted_cycles=cycles,
-        utilisation=section.macs / (cycles * config.peak_macs_per_cycle) if cycles else 0.0,
-        bottleneck=spent.words(config, **fill),
+        utilisation=section.macs / (busy * config.peak_macs_per_cycle) if busy else 0.0,
+        bottleneck=bottleneck,
         mapping={**section.mapping, "cycles": spent.to_dict(), **chain},
     )

@@ -138,6 +138,6 @@ def with_channel_unit(
     if others:
         worse = others[0] if best[-1] is plain else plain
         rejected = sum(cycles_alone(section, config) for section in worse)
-        for section in best[-1]:
-            section.mapping["other_executions"][worse[0].mapping["execution"]] = rejected
+        part = " for all of it" if len(best[-1]) > len(worse) else ""
+        best[-1][0].mapping["other_executions"][worse[0].mapping["execution"] + part] = rejected
     return [*layers[:first], *best, *layers[number + 1 :]]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from popshift.firmware_py.program import Program
+from popshift.firmware_py.program import LayerRecord, Program
 from popshift.gen.execution import Execution
 from popshift.gen.report.charts import Bar, stacked_bars
 from popshift.gen.report.page import Block, Cell, Figure, Paragraph, Section, Table, percent
@@ -28,7 +28,8 @@ class CountedLayer:
     name, kind, macs, bottleneck: as the compiler gives them.
     cycles: counted from mark to mark.
     predicted: by the cycle model.
-    utilisation: MACs per cycle as a fraction of the array's peak; None for a layer without MACs.
+    utilisation: MACs per cycle as a fraction of the array's peak; None for a layer without MACs,
+        or one that runs beside the layer in front.
     causes: cycles by cause, in the order of `CAUSES`; None if the configuration has no performance counters.
     """
 
@@ -59,11 +60,17 @@ def counted_layers(program: Program, execution: Execution) -> list[CountedLayer]
             bottleneck=layer.bottleneck,
             cycles=entry.counters[Counter.CYCLES],
             predicted=layer.predicted_cycles,
-            utilisation=layer.macs / (entry.counters[Counter.CYCLES] * peak) if layer.macs else None,
+            utilisation=_utilisation(layer, entry.counters[Counter.CYCLES] * peak),
             causes=tuple(entry.counters[cause] for cause in CYCLE_CAUSES) if counts else None,
         )
         for layer, entry in zip(program.layers, execution.layer_counters, strict=True)
     ]
+
+
+def _utilisation(layer: LayerRecord, at_peak: int) -> float | None:
+    if not layer.macs or "beside" in layer.mapping:
+        return None
+    return layer.macs / at_peak
 
 
 def cycles_section(program: Program, execution: Execution, predicted: int) -> Section:
