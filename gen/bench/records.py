@@ -19,7 +19,8 @@ class LayerRecord:
     predicted_cycles: by the cycle model.
     cycles: counted from mark to mark.
     relative_error: of the prediction, as a fraction of `cycles`.
-    utilisation: MACs per cycle as a fraction of the array's peak; None for a layer without MACs.
+    utilisation: MACs per cycle as a fraction of the array's peak; None for a layer without MACs,
+        or one that runs beside the layer in front.
     busy, stalls: cycles by cause; None if the configuration has no performance counters.
     mapping: what the mapper chose.
     """
