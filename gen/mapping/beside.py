@@ -31,10 +31,11 @@ def _beside(
         return None
     fills = [item for item in section.instructions if _fills(item)]
     at_once = -(-parts[0]["chunks"] // post["period"])  # planes of a part
-    found, behind = list(matrices), list[Instruction]()
-    for number, part in enumerate(parts):
+    found, behind, left = list(matrices), list[Instruction](), list(section.pairs)
+    for number, part in enumerate(parts, 1):
         found += [*behind, part]
-        pairs = section.pairs[number * at_once : (number + 1) * at_once]
+        taken = at_once if number < len(parts) else len(left)  # the front may be the last part of its layer
+        pairs, left = left[:taken], left[taken:]
         behind = windows_in_turn(pairs, fills) if pairs else []
         fills = []
     return found, behind

@@ -100,6 +100,18 @@ def test_pixels_beyond_the_accumulators_come_in_turn():
     check_levels(made.graph, config, made.images(), rtl=True)
 
 
+def test_a_layer_in_front_that_is_cut_leaves_no_plane_out():
+    """The front comes in two parts, of half of the planes each; all planes are made beside the second."""
+    config = ARRAYS["a group"].replace(weight_depth=128)
+    made = separable(config, WINDOWS["3x3"], 32)
+    front = made.graph.operators[0]
+    weight = made.rng.integers(-127, 128, (32, 5, 3, 3)).astype(np.int8)
+    made.graph.operators[0] = dataclasses.replace(front, window=WINDOWS["3x3"], weight=weight)
+    layers = layers_of(made.graph, config)
+    assert [layer.mapping.get("beside") for layer in layers[:3]] == [None, None, layers[1].name]
+    check_levels(made.graph, config, made.images(), rtl=True)
+
+
 def test_memories_that_are_just_large_enough():
     """Where a layer's output lies on its predecessor's input, or programs are cut, nothing is lost."""
     for words, program in ((320, 512), (560, 64), (8192, 64)):
