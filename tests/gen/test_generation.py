@@ -178,8 +178,11 @@ def test_codes_are_named_as_far_as_they_are_built(config: AcceleratorConfig):
 
 
 def test_instruction_fields_are_where_the_encoder_puts_them():
-    described = interface.interface(load_config("tiny"))["instructions"]
+    config = load_config("tiny").replace(depthwise=True)
+    described = interface.interface(config)["instructions"]
     assert list(described) == [opcode.name for opcode in Opcode]
+    plain = interface.interface(load_config("tiny"))["instructions"]
+    assert [name for name in described if name not in plain] == ["DEPTHWISE"]
     for opcode in Opcode:
         item = described[opcode.name]
         values = {f["name"]: (f["low"] + 3 * f["high"]) // 4 for f in item["fields"]}

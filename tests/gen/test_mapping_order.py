@@ -149,7 +149,7 @@ def test_a_second_matrix_that_needs_the_last_strip_comes_behind_a_post():
         (1, After.ALL_BUT_LAST_STRIP, "MFPMMP"),
         (2, After.ALL_BUT_LAST_STRIP, "MFMPMP"),
     ]:
-        first, *others = in_turn.after(items, early)
+        first, *others = in_turn.after(items, waits, early)
         assert (first["after"], first["base"]) == (waits, 0)
         names = ["M" if o.opcode is Opcode.MATRIX else "F" if o == fill else "P" for o in (first, *others)]
         assert "".join(names) == wanted, early
