@@ -6,7 +6,7 @@ loaded, or does not if the layer needs nothing of those still under way.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from popshift.firmware_py.program import LayerRecord, Program, Segment
 from popshift.gen.mapping.beside import segment_instructions
 from popshift.gen.mapping.bottleneck import Breakdown
 from popshift.gen.mapping.eyexam import Chain
-from popshift.gen.mapping.sections import Section, cycles_alone, no_words
+from popshift.gen.mapping.sections import Section, cycles_alone, no_words, words_of
 from popshift.hw import isa
 from popshift.hw.config import AcceleratorConfig
 from popshift.hw.errors import ModelError
@@ -28,23 +28,29 @@ from popshift.sim import cycles
 class _Memories:
     """The sections of one segment and the words that they take."""
 
-    sections: list[tuple[int, Section]]
+    config: AcceleratorConfig
+    sections: list[tuple[int, Section]] = field(default_factory=list)
     weights: int = 0
     parameters: int = 0
     program: int = isa.LENGTHS[Opcode.END]
 
-    def takes(self, section: Section, config: AcceleratorConfig) -> bool:
+    def takes(self, section: Section) -> bool:
         return (
-            self.weights + len(section.weights) <= config.weight_depth
-            and self.parameters + len(section.parameters) <= config.parameter_depth
-            and self.program + section.program_words <= config.program_depth
+            self.weights + len(section.weights) <= self.config.weight_depth
+            and self.parameters + len(section.parameters) <= self.config.parameter_depth
+            and self.program + self._words(section) <= self.config.program_depth
         )
 
     def add(self, index: int, section: Section) -> None:
-        self.sections.append((index, section))
         self.weights += len(section.weights)
         self.parameters += len(section.parameters)
-        self.program += section.program_words
+        self.program += self._words(section)
+        self.sections.append((index, section))
+
+    def _words(self, section: Section) -> int:
+        """Program words that it adds: its own, and those of the layer in front when this is divided."""
+        front = [section for _, section in self.sections[-1:]]
+        return _program_words([*front, section], self.config) - _program_words(front, self.config)
 
 
 def assemble(
@@ -61,11 +67,11 @@ def assemble(
     ------
     ModelError: a section alone exceeds the program memory.
     """
-    memories = [_Memories([])]
+    memories = [_Memories(config)]
     for index, section in enumerate(sections):
-        if not memories[-1].takes(section, config):
-            memories.append(_Memories([]))
-        if not memories[-1].takes(section, config):  # parts were made to fit; padding cannot be divided
+        if not memories[-1].takes(section):
+            memories.append(_Memories(config))
+        if not memories[-1].takes(section):  # parts were made to fit; padding cannot be divided
             words = section.program_words + isa.LENGTHS[Opcode.END]
             raise ModelError(
                 f"its instructions take {words} words, there are {config.program_depth}",
@@ -88,6 +94,11 @@ def assemble(
         layers=layers,
         segments=segments,
     )
+
+
+def _program_words(sections: Sequence[Section], config: AcceleratorConfig) -> int:
+    items, _ = segment_instructions(sections, range(len(sections)), config)
+    return words_of(items)
 
 
 def _segment(memory: _Memories, config: AcceleratorConfig) -> tuple[Segment, list[Instruction]]:

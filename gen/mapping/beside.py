@@ -86,7 +86,7 @@ def segment_instructions(
     items, early = list[Instruction](), list[int]()
     running: list[Section] = []  # what may not be done when the next section begins
     begun: list[Instruction] | None = None  # what is left of the next section
-    for section, following, layer in zip(moved, [*moved[1:], None], layers, strict=True):
+    for section, following, layer in zip(moved, [*moved, None][1:], layers, strict=True):
         own = section.instructions
         waits = False
         if begun is not None:

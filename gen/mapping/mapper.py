@@ -43,8 +43,9 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
     """Map a network onto an accelerator.
 
     Every operator becomes one layer of the program, in the order of `popshift.gen.mapping.order` that takes
-    the fewest cycles; in front of them come the padding of inputs and, where two consumers of a tensor want
-    different padding, a copy. The same graph and configuration give the same program, byte for byte.
+    the fewest segments (a program of one keeps its weights on the board), then the fewest cycles; in front of
+    them come the padding of inputs and, where two consumers of a tensor want different padding, a copy. The
+    same graph and configuration give the same program, byte for byte.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def map_graph(graph: Graph, config: AcceleratorConfig, *, name: str = "network")
                 refused.append(error)
     if not programs:
         raise refused[0]
-    return min(programs, key=predicted_cycles)
+    return min(programs, key=lambda program: (len(program.segments), predicted_cycles(program)))
 
 
 def _mapped(graph: Graph, config: AcceleratorConfig, name: str, beside: bool) -> Program:

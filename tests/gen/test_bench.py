@@ -474,3 +474,10 @@ def test_what_the_document_lacks_is_named(tmp_path, capsys):
     (tmp_path / "bench.json").write_text("[]")
     assert document.main([str(tmp_path), str(path)]) == EXIT_BAD_INPUT
     assert "there is no section bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("array", ["a8", "a16", "a32"])
+def test_the_largest_of_the_published_networks_fits_every_array(array):
+    config = load_config(array)
+    segments = map_graph(CASES["mobilenet025"].build(config, 0).graph, config).segments
+    assert len(segments) == (2 if array == "a8" else 1)

@@ -118,3 +118,18 @@ def test_memories_that_are_just_large_enough():
         config = ARRAYS["groups"].replace(activation_depth=words, program_depth=program, parameter_depth=48)
         made = separable(config, WINDOWS["3x3"], 12, (6, 6))
         check_levels(made.graph, config, made.images(), rtl=words == 560)
+
+
+def test_what_dividing_the_layer_in_front_adds_is_counted():
+    """At every depth of the program memory the segments keep to it, and one segment comes before cycles."""
+    config = ARRAYS["a group"]
+    made = separable(config, WINDOWS["3x3"], 36)
+    beside, alone = (
+        sum(len(segment.instructions) for segment in compile_graph(made.graph, each).program.segments)
+        for each in (config, config.replace(depthwise=False))
+    )
+    assert alone < beside
+    for depth in range(128, beside + 1):
+        program = compile_graph(made.graph, config.replace(program_depth=depth)).program
+        assert max(len(segment.instructions) for segment in program.segments) <= depth
+        assert (len(program.segments) == 1) == (depth >= alone)
