@@ -50,12 +50,17 @@ class BinaryRecord:
 
 
 def array(config: AcceleratorConfig) -> AcceleratorConfig:
-    """The configuration with ``xnor`` PEs beside its multipliers, and room for VGG-Small in int8."""
+    """The configuration with ``xnor`` PEs beside its multipliers, and room for VGG-Small in int8.
+
+    Without ``depthwise``: no network here has such a layer, and the channel unit makes signs faster when it
+    does not read through the port that they are written through.
+    """
     return config.replace(
         name=f"{config.name} + xnor",
         pe_kinds=["mul", "xnor"],
         post_lanes=min(config.post_lanes, LANE_CHANNELS),
         rebuild=False,
+        depthwise=False,
         activation_depth=1 << BINARY_OFFSET_BITS,
     )
 
