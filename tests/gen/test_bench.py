@@ -280,7 +280,8 @@ def test_area_of_a_kind_that_cannot_be_is_left_out(monkeypatch):
     counted = Resources(lut4=1, ff=2, carry=3, block_ram=4, dsp=5, spram=6, lutram=7)
     monkeypatch.setattr(area, "_synthesise", lambda component, family: (emit_rtlil(component), counted)[1])
     monkeypatch.setattr(area, "UNITS", ())
-    monkeypatch.setattr(area, "whole_accelerator", lambda config, family: {})  # 37 x 37: minutes
+    for slow in ("whole_accelerator", "_mesh"):  # 37 x 37: minutes
+        monkeypatch.setattr(area, slow, lambda config, family: counted)
     prime = TINY.replace(rows=37, cols=37, tile_rows=1, tile_cols=1, post_lanes=37)
     assert list(area.area_of(prime, "ecp5")["pe"]) == ["mul"]
 
